@@ -1,0 +1,96 @@
+"""``python -m sandbox up|down|status|env|break WHAT|heal WHAT``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from sandbox import processes
+from sandbox.faults import FAULTS, break_it, heal_it
+from sandbox.home import Home, SandboxError
+from sandbox.servers import SERVERS, environment, prepare
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m sandbox", description=__doc__)
+    parser.add_argument("--home", type=Path, help="directory of the sandbox (default: .sandbox)")
+    commands = parser.add_subparsers(dest="command", required=True)
+    up = commands.add_parser("up", help="start the servers and load the sample data")
+    up.add_argument("--only", help="these servers only, by comma")
+    up.add_argument("--scale", type=float, default=1.0, help="size of the sample data (tests 0.02, demo 1, benches 20)")
+    commands.add_parser("down", help="stop everything that was started")
+    commands.add_parser("status", help="what runs, where, and what is broken")
+    commands.add_parser("env", help="export lines: connections and settings for Airflow and for python -m upkeep")
+    commands.add_parser("faults", help="what can be broken")
+    for verb in ("break", "heal"):
+        commands.add_parser(verb, help=f"{verb} something, by name").add_argument("what")
+    arguments = parser.parse_args(argv)
+    home = Home(arguments.home.resolve()) if arguments.home else Home.default()
+    try:
+        return _run(home, arguments)
+    except SandboxError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _run(home: Home, arguments: argparse.Namespace) -> int:
+    match arguments.command:
+        case "up":
+            up(home, only=arguments.only.split(",") if arguments.only else None, scale=arguments.scale)
+        case "down":
+            down(home)
+        case "status":
+            print(status(home))
+        case "env":
+            for key, value in environment(home).items():
+                print(f"export {key}={_quoted(value)}")
+        case "faults":
+            for fault in sorted(FAULTS.values(), key=lambda fault: fault.name):
+                print(f"{fault.name:34} {fault.doc}")
+        case "break":
+            break_it(home, arguments.what)
+            print(f"broken: {arguments.what}: {FAULTS[arguments.what].doc}")
+        case "heal":
+            heal_it(home, arguments.what)
+            print(f"healed: {arguments.what}")
+    return 0
+
+
+def up(home: Home, *, only: list[str] | None = None, scale: float = 1.0) -> None:
+    """Start the servers (all, or ``only`` some) one after the other, saying what each took."""
+    unknown = set(only or ()) - set(SERVERS)
+    if unknown:
+        raise SandboxError(f"no server {', '.join(sorted(unknown))}; there are {', '.join(SERVERS)}")
+    prepare(home, scale=scale)
+    for name, start in SERVERS.items():
+        if only is None or name in only:
+            began = time.monotonic()
+            start(home)
+            print(f"  {name:26} {time.monotonic() - began:5.1f} s", flush=True)
+
+
+def down(home: Home) -> None:
+    """Stop every process this sandbox started, the latest first."""
+    for name in reversed(list(home.state().get("processes", {}))):
+        processes.stop(home, name)
+
+
+def status(home: Home) -> str:
+    state = home.state()
+    lines = [f"sandbox in {home.path}"]
+    for name in state.get("processes", {}):
+        pid = processes.running(home, name)
+        port = state.get("ports", {}).get(name, "")
+        lines.append(f"  {name:26} {f'pid {pid}' if pid else 'stopped':12} {f'127.0.0.1:{port}' if port else ''}")
+    lines.append("broken: " + (", ".join(state.get("broken", [])) or "nothing"))
+    return "\n".join(lines)
+
+
+def _quoted(value: str) -> str:
+    return "'" + value.replace("'", "'\\''") + "'"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+"""The servers, in the order in which they start. Importing this registers their faults."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from sandbox.home import Home
+
+SERVERS: dict[str, Callable[[Home], None]] = {}
+"""Each starts one server unless it runs, loads what it holds, and publishes its connections."""
+
+
+def prepare(home: Home, *, scale: float) -> None:
+    """What must be there before the first server: the certificate authority, the scale of the sample data."""
+    home.path.mkdir(parents=True, exist_ok=True)
+    home.remember("sandbox", scale=scale)
+
+
+def environment(home: Home) -> dict[str, str]:
+    """Environment variables that make Airflow and ``python -m upkeep`` look at this sandbox."""
+    state = home.state()
+    made = {
+        f"AIRFLOW_CONN_{conn_id.upper()}": json.dumps(connection)
+        for conn_id, connection in sorted(state.get("connections", {}).items())
+    }
+    made["UPKEEP_CONNECT_TO"] = json.dumps(state.get("connect_to", {}))
+    made["UPKEEP_HOST_ROOT"] = str(home.directory("hosts"))
+    made["UPKEEP_SPOOL"] = str(home.directory("spool"))
+    made["UPKEEP_REPORTS"] = f"file://{home.directory('reports')}"
+    if (authority := home.path / "certificates" / "trust.pem").exists():
+        made["SSL_CERT_FILE"] = str(authority)
+    return made
