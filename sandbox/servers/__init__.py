@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+from sandbox import certificates
 from sandbox.home import Home
 
 SERVERS: dict[str, Callable[[Home], None]] = {}
@@ -14,6 +15,7 @@ SERVERS: dict[str, Callable[[Home], None]] = {}
 def prepare(home: Home, *, scale: float) -> None:
     """What must be there before the first server: the certificate authority, the scale of the sample data."""
     home.path.mkdir(parents=True, exist_ok=True)
+    certificates.authority(home)
     home.remember("sandbox", scale=scale)
 
 
