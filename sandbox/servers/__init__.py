@@ -7,8 +7,11 @@ from collections.abc import Callable
 
 from sandbox import certificates
 from sandbox.home import Home
+from sandbox.servers.endpoints import start_endpoints
 
-SERVERS: dict[str, Callable[[Home], None]] = {}
+SERVERS: dict[str, Callable[[Home], None]] = {
+    "endpoints": start_endpoints,
+}
 """Each starts one server unless it runs, loads what it holds, and publishes its connections."""
 
 
