@@ -1,0 +1,89 @@
+"""What all of Upkeep's operators share: their platform, the ledger, and how outcomes end a task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowFailException
+
+from upkeep.alerts.tell import record
+from upkeep.errors import CredentialsError, LedgerError, SettingsError
+from upkeep.findings import Outcome, worst
+from upkeep.hooks import open_ledger, run_of
+from upkeep.ledger import Ledger, Run
+from upkeep.platforms import Platform, platform
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class PlatformOperator(BaseOperator):
+    """
+    Base of the operators that look after one platform; subclasses implement ``act``.
+
+    :param platform: name of the platform (templated, so that a form may choose it).
+    """
+
+    template_fields: Sequence[str] = ("platform",)
+
+    def __init__(self, *, platform: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.platform = platform
+
+    @cached_property
+    def subject(self) -> Platform:
+        """The platform's model, read here and not at parse time: it never enters the serialized Dag."""
+        return platform(self.platform)
+
+    def execute(self, context: Context) -> Any:
+        try:
+            return self.act(context, run_of(context, self.subject.name))
+        except (SettingsError, CredentialsError, LedgerError) as wrong:
+            # Neither a wrong setting nor a refused password gets better by trying again.
+            raise AirflowFailException(str(wrong)) from wrong
+
+    def act(self, context: Context, run: Run) -> Any:
+        """The one thing this operator does."""
+        raise AirflowFailException(f"{type(self).__name__} does not say what to do; implement `act`")
+
+    def ledger(self) -> Ledger:
+        """:raises LedgerError: it cannot be reached."""
+        return open_ledger()
+
+    def conclude(self, run: Run, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+        """
+        Put the outcomes on record, tell who must be told, and fail the task if they are bad enough.
+
+        :returns: counts for XCom.
+        :raises AirflowFailException: a finding or an unknown at or above the platform's failing severity.
+        """
+        record(self.subject, run, outcomes)
+        bad = [o for o in outcomes if o.worst and o.worst.at_least(self.subject.severity.failing)]
+        for outcome in outcomes:
+            for line in lines(outcome):
+                self.log.info("%s", line)
+        if bad:
+            told = "\n".join(line for outcome in bad for line in lines(outcome))
+            raise AirflowFailException(f"{worst(outcomes)}: {len(bad)} of {len(outcomes)} checks are not ok\n{told}")
+        counts = {state: sum(o.state == state for o in outcomes) for state in ("ok", "finding", "unknown")}
+        self.log.info("%(ok)d ok, %(finding)d with findings, %(unknown)d unknown", counts)
+        return counts
+
+
+def lines(outcome: Outcome) -> list[str]:
+    """One line per finding, or one for the outcome: ``P0 http api: answered 500``."""
+    name = f"{outcome.check} {outcome.object}".strip()
+    if outcome.state == "ok":
+        return [f"ok {name}"]
+    if outcome.state == "unknown":
+        because = f" (because of {outcome.explained_by})" if outcome.explained_by else ""
+        return [f"{outcome.severity} {name}: could not look: {outcome.reason}{because}"]
+    return [
+        f"{finding.severity} {f'{finding.check} {finding.object}'.strip()}: {finding.summary}. {finding.hint}"
+        for finding in sorted(outcome.findings, key=lambda f: f.severity.rank)
+    ]
+
+
