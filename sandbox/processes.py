@@ -26,12 +26,13 @@ def start(
     cwd: Path | None = None,
     ready: Callable[[], bool] | None = None,
     timeout_s: float = 20.0,
+    stop_signal: int = signal.SIGTERM,
     **popen: Any,
 ) -> int:
     """
     Start a server in a session of its own, unless it runs already; return its pid.
 
-    Output goes to ``logs/<name>.log``. ``ready`` is asked every 50 ms.
+    Output goes to ``logs/<name>.log``. ``ready`` is asked every 50 ms. ``stop`` will send ``stop_signal``.
 
     :raises SandboxError: it died, or was not ready within ``timeout_s``; the message ends with its last lines.
     """
@@ -49,18 +50,19 @@ def start(
             start_new_session=True,
             **popen,
         )
-    adopt(home, name, process.pid, [str(part) for part in argv])
+    adopt(home, name, process.pid, [str(part) for part in argv], stop_signal=stop_signal)
     wait_until(lambda: process.poll() is not None or ready is None or ready(), timeout_s, f"{name} to start", log)
     if process.poll() is not None:
         raise SandboxError(f"{name} ended at once with {process.returncode}; {log}:\n{tail(log)}")
     return process.pid
 
 
-def adopt(home: Home, name: str, pid: int, argv: Sequence[str]) -> None:
-    """Remember a process that was started some other way (a postmaster by pg_ctl)."""
+def adopt(home: Home, name: str, pid: int, argv: Sequence[str], *, stop_signal: int = signal.SIGTERM) -> None:
+    """Remember a process that was started some other way (by an ``up`` that was killed)."""
     created = psutil.Process(pid).create_time()
+    record = {"pid": pid, "created": created, "argv": list(argv), "stop_signal": int(stop_signal)}
     with home.change() as state:
-        state.setdefault("processes", {})[name] = {"pid": pid, "created": created, "argv": list(argv)}
+        state.setdefault("processes", {})[name] = record
 
 
 def running(home: Home, name: str) -> int | None:
@@ -79,8 +81,8 @@ def _same(record: Mapping[str, Any]) -> psutil.Process | None:
     return None
 
 
-def stop(home: Home, name: str, *, sig: int = signal.SIGTERM, timeout_s: float = 10.0) -> None:
-    """End server ``name`` and its children; nothing happens when it does not run."""
+def stop(home: Home, name: str, *, sig: int | None = None, timeout_s: float = 10.0) -> None:
+    """End server ``name`` and its children, by ``sig`` or its own stop signal; nothing happens when it does not run."""
     with home.change() as state:
         record = state.get("processes", {}).pop(name, None)
     process = _same(record) if record else None
@@ -90,7 +92,7 @@ def stop(home: Home, name: str, *, sig: int = signal.SIGTERM, timeout_s: float =
     with contextlib.suppress(psutil.Error):
         family += process.children(recursive=True)
     with contextlib.suppress(psutil.Error):
-        process.send_signal(sig)
+        process.send_signal(sig or int(record.get("stop_signal", signal.SIGTERM)))
     _, alive = psutil.wait_procs(family, timeout=timeout_s)
     for stubborn in alive:
         with contextlib.suppress(psutil.Error):

@@ -7,9 +7,14 @@ from collections.abc import Callable
 
 from sandbox import certificates
 from sandbox.home import Home
+from sandbox.servers import postgres
 from sandbox.servers.endpoints import start_endpoints
 
 SERVERS: dict[str, Callable[[Home], None]] = {
+    "postgres.control": postgres.start_control,
+    "postgres.studyspot": postgres.start_studyspot,
+    "postgres.studyspot_standby": postgres.start_studyspot_standby,
+    "postgres.adaptive_learning": postgres.start_adaptive_learning,
     "endpoints": start_endpoints,
 }
 """Each starts one server unless it runs, loads what it holds, and publishes its connections."""

@@ -1,0 +1,84 @@
+-- The two roles with which Upkeep looks after a database, and its own schema.
+--
+--   upkeep        maintenance: looks, vacuums, analyses, reindexes; reads every table, writes none of the application's
+--   upkeep_owner  acts as the owner of the application's tables: drops leftovers of indexes, deletes by retention rule
+--
+-- Neither is a superuser. Run it again whenever you like, and after a new version of PostgreSQL; it changes only
+-- what is missing. Run it in the application's database, as a superuser:
+--
+--   PGOPTIONS='-c upkeep.tables_owner=app_owner' psql -X -v ON_ERROR_STOP=1 -d studyspot -f include/sql/postgres/roles.sql
+--   psql -d studyspot -c '\password upkeep' -c '\password upkeep_owner'
+--
+-- Returns   nothing
+-- Settings  upkeep.tables_owner  the role that owns the application's tables
+-- Locks     none that the application would notice
+-- Needs     PostgreSQL 14 or newer; superuser (on a managed server: its administrator, extensions allowed)
+--
+-- Before PostgreSQL 17 there is no right to maintain other people's tables: VACUUM, ANALYZE and REINDEX ask for
+-- their owner. There the maintenance role becomes a member of the owner too, which lets it write.
+
+do $$
+declare
+    tables_owner text := nullif(current_setting('upkeep.tables_owner', true), '');
+    extension text;
+    checker regprocedure;
+begin
+    if tables_owner is null or to_regrole(quote_ident(tables_owner)) is null then
+        raise exception 'upkeep.tables_owner is %: no such role', coalesce(quote_literal(tables_owner), 'not set')
+            using hint = 'Name the role that owns the tables: PGOPTIONS=''-c upkeep.tables_owner=app_owner'' psql …';
+    end if;
+
+    if to_regrole('upkeep') is null then
+        create role upkeep login;
+    end if;
+    if to_regrole('upkeep_owner') is null then
+        create role upkeep_owner login;
+    end if;
+
+    -- Sessions of maintenance end by themselves when their worker has vanished.
+    alter role upkeep set client_connection_check_interval = '10s';
+    alter role upkeep_owner set client_connection_check_interval = '10s';
+
+    execute format('grant connect on database %I to upkeep, upkeep_owner', current_database());
+    grant pg_monitor, pg_read_all_data to upkeep;
+    execute format('grant %I to upkeep_owner', tables_owner);
+    if current_setting('server_version_num')::int >= 170000 then
+        grant pg_maintain to upkeep;
+    else
+        execute format('grant %I to upkeep', tables_owner);
+    end if;
+
+    foreach extension in array array['pg_stat_statements', 'amcheck', 'pgstattuple', 'pageinspect'] loop
+        if exists (select from pg_available_extensions as available where available.name = extension) then
+            execute format('create extension if not exists %I', extension);
+        end if;
+    end loop;
+
+    -- amcheck gives its functions to nobody; they read and take the locks of a read.
+    for checker in
+        select depend.objid::regprocedure
+        from pg_depend as depend
+        join pg_extension as owning on owning.oid = depend.refobjid and depend.refclassid = 'pg_extension'::regclass
+        where owning.extname = 'amcheck' and depend.classid = 'pg_proc'::regclass and depend.deptype = 'e'
+    loop
+        execute format('grant execute on function %s to upkeep', checker);
+    end loop;
+
+    if to_regnamespace('upkeep') is null then
+        create schema upkeep authorization upkeep_owner;
+    end if;
+    grant usage on schema upkeep to upkeep;
+
+    -- Where a probe writes, reads back and deletes a row: a server that only answers is not yet one that works.
+    if to_regclass('upkeep.canary') is null then
+        create table upkeep.canary (
+            id int primary key,
+            beat timestamptz not null,
+            run text not null
+        );
+        alter table upkeep.canary owner to upkeep_owner;
+        comment on table upkeep.canary is 'Rows that Upkeep''s write probe leaves for a moment.';
+    end if;
+    grant select, insert, update, delete on upkeep.canary to upkeep;
+end
+$$;
