@@ -10,9 +10,9 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
 from upkeep.alerts.tell import record
+from upkeep.connections import open_ledger, run_of
 from upkeep.errors import CredentialsError, LedgerError, SettingsError
 from upkeep.findings import Outcome, worst
-from upkeep.hooks import open_ledger, run_of
 from upkeep.ledger import Ledger, Run
 from upkeep.platforms import Platform, platform
 
@@ -85,5 +85,3 @@ def lines(outcome: Outcome) -> list[str]:
         f"{finding.severity} {f'{finding.check} {finding.object}'.strip()}: {finding.summary}. {finding.hint}"
         for finding in sorted(outcome.findings, key=lambda f: f.severity.rank)
     ]
-
-

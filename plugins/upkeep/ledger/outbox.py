@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -70,15 +71,21 @@ order by id limit 1 for update skip locked
 """
 
 
-def deliver(ledger: Ledger, send: Send, *, keys: Sequence[str] | None = None, most: int = 200) -> dict[str, int]:
+def deliver(
+    ledger: Ledger, send: Send, *, keys: Sequence[str] | None = None, most: int = 500, budget_s: float = 60.0
+) -> dict[str, int]:
     """
     Send what is due, oldest first, each row claimed by its lock for as long as its send takes.
 
     :param keys: only messages of these findings; None for all.
+    :param budget_s: no send begins after this many seconds.
     :returns: how many were delivered, put off and refused for good.
     """
     counts = {"delivered": 0, "put off": 0, "refused": 0}
+    began = time.monotonic()
     for _ in range(most):
+        if time.monotonic() - began > budget_s:
+            break
         with ledger.transaction() as connection:
             row = connection.execute(_DUE, {"keys": list(keys) if keys is not None else None}).fetchone()
             if row is None:

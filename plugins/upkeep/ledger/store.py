@@ -15,7 +15,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from upkeep.errors import LedgerError
-from upkeep.findings import Outcome
+from upkeep.findings import Outcome, Severity
 from upkeep.ledger import actions, findings
 from upkeep.ledger.jsonb import jsonb
 from upkeep.ledger.outbox import Message, enqueue
@@ -86,15 +86,15 @@ class Ledger:
                     enqueue(connection, message)
         return changes
 
-    def explained(self, dag_id: str, run_id: str) -> bool:
-        """Whether an outcome of this run, other than the run's own, says why it is red."""
-        with self.transaction() as connection:
-            row = connection.execute(
-                "select exists (select from outcomes where dag_id = %s and run_id = %s and state <> 'ok'"
-                " and explained_by = '' and check_name <> 'run') as yes",
-                [dag_id, run_id],
-            ).fetchone()
-        return bool(row and row["yes"])
+    def red_tasks(self, dag_id: str, run_id: str, failing: Severity) -> set[str]:
+        """The tasks of a run that recorded a finding or an unknown at least as bad as ``failing``."""
+        rows = self.rows(
+            "select distinct task_id from outcomes where dag_id = %(dag)s and run_id = %(run)s"
+            " and ((state = 'unknown' and explained_by = '' and severity <= %(failing)s)"
+            " or exists (select from jsonb_array_elements(findings) as f where f ->> 'severity' <= %(failing)s))",
+            {"dag": dag_id, "run": run_id, "failing": failing.value},
+        )
+        return {row["task_id"] for row in rows}
 
     def sample(self, platform: str, values: Mapping[tuple[str, str], float], at: datetime | None = None) -> None:
         """Store measurements: ``{("redis_reads", ""): 1200.0}``, keyed by metric and object."""

@@ -1,0 +1,59 @@
+"""
+Daily maintenance of one platform: look, tidy up, care for the database, report.
+
+- **Runs** daily when the platform's maintenance window opens (`windows.daily`).
+- **Touches** nothing in `health` but a canary row; deletes expired logs and finished Jobs by the platform file's
+  rules; vacuums and analyzes only the tables that need it. Tables stay readable and writable throughout.
+- **Re-run** any task whenever you like: each starts from what it finds.
+- **If it fails** open the first red task: its last lines say what was found and what to do. The report has it all.
+  A red area does not stop the others; a dead database skips its own care and says so.
+"""
+
+from datetime import timedelta
+
+from airflow.sdk import DAG, TriggerRule
+
+from upkeep.cleanup.operators import CleanupOperator
+from upkeep.defaults import dag_defaults, postgres_pool
+from upkeep.health.operators import HealthCheckOperator
+from upkeep.logs.operators import LogRetentionOperator
+from upkeep.platforms import Platform, platforms
+from upkeep.postgres.operators import ChooseTablesOperator, VacuumTableOperator
+from upkeep.report.operators import ReportOperator
+from upkeep.watcher import WatcherOperator
+
+
+def daily_maintenance(platform: Platform) -> None:
+    with DAG(**dag_defaults(platform, "daily"), schedule=platform.windows.daily.start, doc_md=__doc__):
+        health = HealthCheckOperator(task_id="health", platform=platform.name, execution_timeout=timedelta(minutes=2))
+        areas = []
+        if platform.hosts:
+            areas.append(
+                LogRetentionOperator(task_id="logs", platform=platform.name, trigger_rule=TriggerRule.ALL_DONE)
+            )
+        if platform.postgres:
+            choose = ChooseTablesOperator(
+                task_id="choose_tables",
+                platform=platform.name,
+                pool=postgres_pool(platform),
+                trigger_rule=TriggerRule.ALL_DONE,
+            )
+            areas.append(choose)
+            vacuum = VacuumTableOperator.partial(
+                task_id="vacuum",
+                platform=platform.name,
+                pool=postgres_pool(platform),
+                map_index_template="{{ task.need['table'] }}",
+            ).expand(need=choose.output)
+        areas.append(CleanupOperator(task_id="cleanup", platform=platform.name, trigger_rule=TriggerRule.ALL_DONE))
+        report = ReportOperator(task_id="report", platform=platform.name, trigger_rule=TriggerRule.ALL_DONE)
+        watcher = WatcherOperator(task_id="watcher")
+        health >> areas >> report >> watcher
+        if platform.postgres:
+            choose >> vacuum >> report
+            vacuum >> watcher
+        [health, *areas] >> watcher
+
+
+for platform in platforms():
+    daily_maintenance(platform)

@@ -1,0 +1,1 @@
+"""Telling people: messages, their delivery, and Airflow's callbacks."""

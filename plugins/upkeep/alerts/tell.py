@@ -1,0 +1,138 @@
+"""Putting outcomes on record and telling who must be told, also when the ledger is down."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from upkeep.alerts import spool
+from upkeep.alerts.messages import messages_for
+from upkeep.alerts.redact import redact
+from upkeep.alerts.senders import send
+from upkeep.connections import open_ledger
+from upkeep.errors import LedgerError
+from upkeep.findings import Finding, Outcome, Severity, alert_key, judged, ok
+from upkeep.ledger import Change, Ledger, Run
+from upkeep.ledger.outbox import NotDelivered, deliver
+from upkeep.platforms import Platform, platform, platforms
+from upkeep.settings import settings
+
+log = logging.getLogger(__name__)
+
+BUDGET_S = 6.0
+"""What a task or callback spends on telling at once; Airflow kills a task's callback after 20 s."""
+
+
+def record(subject: Platform, run: Run, outcomes: Sequence[Outcome]) -> list[Change]:
+    """
+    Write outcomes to the ledger and make one bounded attempt to deliver what they call for.
+
+    :raises LedgerError: the ledger is down; the outcomes are in the spool, and who is paged has been paged.
+    """
+    outcomes = [as_the_platform_says(subject, outcome) for outcome in outcomes]
+    try:
+        with open_ledger() as ledger:
+            changes = ledger.record(run, outcomes, lambda change: messages_for(subject, change))
+            if changes:
+                counts = deliver(ledger, send, keys=[change.key for change in changes], budget_s=BUDGET_S)
+                log.info("%d changes; told: %s", len(changes), counts)
+            return changes
+    except LedgerError as down:
+        _without_ledger(subject, run, outcomes, down)
+        raise
+
+
+def as_the_platform_says(subject: Platform, outcome: Outcome) -> Outcome:
+    """The outcome with the platform's own severities, and without anything that looks like a secret."""
+
+    def mend(finding: Finding) -> Finding:
+        return replace(
+            finding,
+            severity=subject.severity_of(finding.check, finding.severity),
+            summary=redact(" ".join(finding.summary.split())),
+            hint=redact(finding.hint),
+        )
+
+    return replace(
+        outcome,
+        severity=subject.severity_of(outcome.check, outcome.severity),
+        reason=redact(" ".join(outcome.reason.split())),
+        findings=tuple(mend(finding) for finding in outcome.findings),
+    )
+
+
+def _without_ledger(subject: Platform, run: Run, outcomes: Sequence[Outcome], down: LedgerError) -> None:
+    """Page at once, by the same stable keys, and keep the outcomes for later."""
+    blind = judged(
+        "ledger",
+        Severity.P1,
+        [
+            Finding(
+                check="ledger",
+                severity=subject.severity_of("ledger", Severity.P1),
+                summary=redact(down.message),
+                hint=down.hint,
+            )
+        ],
+    )
+    kept = [*outcomes, blind]
+    spool.put(settings().spool, run, kept)
+    told = []
+    began = datetime.now(UTC)
+    for change in _opened(run, kept):
+        for message in messages_for(subject, change):
+            if message.channel != "pagerduty" or (datetime.now(UTC) - began).total_seconds() > BUDGET_S:
+                continue
+            try:
+                send(message)
+                told.append(change.key)
+            except NotDelivered as failure:
+                log.error("%s was not told to PagerDuty: %s; it waits in the spool", change.key, failure.answer)
+    spool.put(settings().spool, run, kept, told)
+
+
+def _opened(run: Run, outcomes: Sequence[Outcome]) -> list[Change]:
+    """What would be opened if nothing were open: all one can know without the ledger."""
+    changes = []
+    for outcome in outcomes:
+        findings = list(outcome.findings)
+        if outcome.state == "unknown" and not outcome.explained_by:
+            findings = [
+                Finding(
+                    check=outcome.check,
+                    object=outcome.object,
+                    severity=outcome.severity,
+                    summary=f"could not look: {outcome.reason}",
+                    hint="",
+                )
+            ]
+        for finding in findings:
+            changes.append(
+                Change(
+                    event="opened",
+                    key=alert_key(run.platform, finding.check, finding.object),
+                    run=run,
+                    finding=finding,
+                    kind="unknown" if outcome.state == "unknown" else "finding",
+                    before=None,
+                    peak=finding.severity,
+                )
+            )
+    return changes
+
+
+def deliver_all(ledger: Ledger, run: Run) -> dict[str, int]:
+    """Take in what waited in the spool, then send everything that is due."""
+    waiting = spool.waiting(settings().spool)
+    taken = spool.take_in(ledger, settings().spool, lambda change: messages_for(platform(change.run.platform), change))
+    if waiting:
+        # The ledger answers again: whoever was told that it was down is told that, too.
+        for subject in platforms():
+            ledger.record(
+                replace(run, platform=subject.name),
+                [ok("ledger", Severity.P1)],
+                lambda change, subject=subject: messages_for(subject, change),  # type: ignore[misc]
+            )
+    return {**deliver(ledger, send, budget_s=45), "taken in": taken}

@@ -1,0 +1,122 @@
+"""From an Airflow connection id to the plain values that Upkeep's modules take.
+
+Light on purpose: Dag files import it through the operators, so providers are imported where they are used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from upkeep.errors import SettingsError
+from upkeep.ledger import Ledger, Run
+from upkeep.settings import settings
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection, Context
+    from kubernetes.client import ApiClient
+
+LEDGER = "upkeep_ledger"
+
+
+def connection(conn_id: str) -> Connection:
+    """:raises SettingsError: there is no such connection."""
+    from airflow.sdk import BaseHook
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    try:
+        return BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException:
+        raise SettingsError(
+            f"no connection {conn_id!r}",
+            hint=f"add it in Airflow (Admin → Connections) or as AIRFLOW_CONN_{conn_id.upper()};"
+            " `python -m upkeep check` lists what each platform needs.",
+        ) from None
+
+
+def postgres_conninfo(conn_id: str) -> str:
+    """libpq connection string; IAM tokens are fetched when the connection asks for them."""
+    import psycopg
+
+    found = connection(conn_id)
+    login, password, port = found.login, found.password, found.port
+    if found.extra_dejson.get("iam"):
+        from airflow.providers.postgres.hooks.postgres import PostgresHook
+
+        login, password, port = PostgresHook(conn_id).get_iam_token(found)
+    # Extras that are the hook's own and mean nothing to libpq.
+    own = {
+        "iam", "redshift", "redshift-serverless", "cursor", "cluster-identifier", "workgroup-name", "aws_conn_id",
+        "sqlalchemy_scheme", "sqlalchemy_query", "azure_conn_id",
+    }  # fmt: skip
+    extra = {key: value for key, value in found.extra_dejson.items() if key not in own}
+    values = {"host": found.host, "port": port, "user": login, "password": password, "dbname": found.schema}
+    made = {"application_name": "upkeep", "connect_timeout": 3, **extra, **{k: v for k, v in values.items() if v}}
+    try:
+        return psycopg.conninfo.make_conninfo(**made)
+    except psycopg.ProgrammingError as wrong:
+        raise SettingsError(
+            f"connection {conn_id!r}: {' '.join(str(wrong).split())}",
+            hint="its extra holds libpq parameters: https://www.postgresql.org/docs/current/libpq-connect.html.",
+        ) from None
+
+
+def redis_arguments(conn_id: str) -> dict[str, Any]:
+    """Arguments for ``redis.Redis``; extras as the redis provider names them (``db``, ``ssl``, ``ssl_ca_certs``…)."""
+    found = connection(conn_id)
+    extra = found.extra_dejson
+    made: dict[str, Any] = {
+        "host": found.host or "localhost",
+        "port": int(found.port or 6379),
+        "username": found.login or None,
+        "password": found.password or None,
+        "db": int(extra.get("db") or 0),
+    }
+    tls = ("ssl_cert_reqs", "ssl_ca_certs", "ssl_keyfile", "ssl_certfile", "ssl_check_hostname")
+    if str(extra.get("ssl", "")).lower() in ("1", "true", "yes"):
+        made |= {"ssl": True, **{key: extra[key] for key in tls if key in extra}}
+    return made
+
+
+def kafka_config(conn_id: str) -> dict[str, Any]:
+    """librdkafka configuration: the connection's extra as it is."""
+    config = dict(connection(conn_id).extra_dejson)
+    if not config.get("bootstrap.servers"):
+        raise SettingsError(
+            f"connection {conn_id!r} names no brokers",
+            hint='its extra is librdkafka configuration: {"bootstrap.servers": "host:9092", …}.',
+        )
+    return config
+
+
+def kubernetes_client(conn_id: str) -> ApiClient:
+    """The official client, made by Airflow's own hook."""
+    connection(conn_id)
+    from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
+
+    return KubernetesHook(conn_id=conn_id).get_conn()
+
+
+def open_ledger() -> Ledger:
+    """:raises LedgerError: it cannot be reached. :raises SettingsError: no connection ``upkeep_ledger``."""
+    return Ledger(postgres_conninfo(LEDGER))
+
+
+def run_of(context: Context, platform: str) -> Run:
+    """Who is at work, with links for people."""
+    ti: Any = context["ti"]
+    return Run(
+        platform=platform,
+        dag_id=ti.dag_id,
+        run_id=ti.run_id,
+        task_id=ti.task_id,
+        map_index=ti.map_index if ti.map_index is not None else -1,
+        try_number=ti.try_number,
+        log_url=getattr(ti, "log_url", None) or "",
+        run_url=run_url(ti.dag_id, ti.run_id),
+    )
+
+
+def run_url(dag_id: str, run_id: str) -> str:
+    from urllib.parse import quote
+
+    return f"{settings().airflow_url}/dags/{quote(dag_id)}/runs/{quote(run_id)}"
