@@ -27,6 +27,7 @@ class DeliverAlertsOperator(BaseOperator):
         self.log.info("%s", counts)
         if counts["refused"]:
             raise AirflowFailException(
-                f"{counts['refused']} messages were refused for good\nHINT: table `deliveries` of the ledger has the answers."
+                f"{counts['refused']} messages were refused for good\n"
+                "HINT: the ledger's table `deliveries` has the answers."
             )
         return counts
