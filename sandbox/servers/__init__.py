@@ -9,6 +9,7 @@ from sandbox import certificates
 from sandbox.home import Home
 from sandbox.servers import postgres
 from sandbox.servers.endpoints import start_endpoints
+from sandbox.servers.kafka import start_kafka
 
 SERVERS: dict[str, Callable[[Home], None]] = {
     "postgres.control": postgres.start_control,
@@ -16,6 +17,7 @@ SERVERS: dict[str, Callable[[Home], None]] = {
     "postgres.studyspot_standby": postgres.start_studyspot_standby,
     "postgres.adaptive_learning": postgres.start_adaptive_learning,
     "endpoints": start_endpoints,
+    "kafka": start_kafka,
 }
 """Each starts one server unless it runs, loads what it holds, and publishes its connections."""
 

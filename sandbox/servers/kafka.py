@@ -1,0 +1,202 @@
+"""Adaptive Learning's Kafka: three brokers (a double, see ``sandbox.kafka``), topics, an application that reads."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    OffsetSpec,
+)
+
+from sandbox import processes
+from sandbox.faults import fault
+from sandbox.home import REPOSITORY, Home
+from sandbox.kafka import orders
+from sandbox.kafka.application import GROUPS
+
+BROKERS = 3
+PARTITIONS = 3
+DAY_MS = 86_400_000
+TOPICS = {"attempts.events": 7 * DAY_MS, "mastery.updates": 3 * DAY_MS, "notifications": 7 * DAY_MS}
+"""``retention.ms`` of each."""
+
+STUCK_MESSAGES = 900_000
+SLOW_PER_SECOND = 5_000
+_SETTLED = 1_000
+"""Fewer messages behind than this is an ordinary moment."""
+
+
+def start_kafka(home: Home) -> None:
+    """Brokers, topics, consumers; publishes ``adaptive_learning_kafka``."""
+    ports = ports_of(home)
+    processes.start(
+        home,
+        "kafka",
+        [sys.executable, "-m", "sandbox.kafka", home.directory("kafka"), *map(str, ports)],
+        cwd=REPOSITORY,
+        ready=lambda: any(processes.listening(port) for port in ports),
+    )
+    home.connect("adaptive_learning_kafka", {"conn_type": "kafka", "extra": {"bootstrap.servers": bootstrap_of(home)}})
+    _topics(home)
+    processes.start(
+        home,
+        "kafka.application",
+        [sys.executable, "-m", "sandbox.kafka.application", bootstrap_of(home), _moods(home)],
+        cwd=REPOSITORY,
+    )
+    if not home.facts("kafka").get("settled"):
+        _wait_until_settled(home)
+        home.remember("kafka", settled=True)
+
+
+def ports_of(home: Home) -> list[int]:
+    """The port of each broker; broker ids count from 1."""
+    return [home.port(f"kafka.{broker}", 29091 + broker) for broker in range(1, BROKERS + 1)]
+
+
+def bootstrap_of(home: Home) -> str:
+    return ",".join(f"127.0.0.1:{port}" for port in ports_of(home))
+
+
+def _admin(home: Home) -> AdminClient:
+    return AdminClient({"bootstrap.servers": bootstrap_of(home), "log_level": 0})
+
+
+def _topics(home: Home) -> None:
+    admin = _admin(home)
+    known = admin.list_topics(timeout=10).topics
+    missing = [
+        NewTopic(name, PARTITIONS, BROKERS, config={"retention.ms": str(keep), "min.insync.replicas": "2"})
+        for name, keep in TOPICS.items()
+        if name not in known
+    ]
+    if missing:
+        for created in admin.create_topics(missing).values():
+            created.result(10)
+
+
+def lag(home: Home, group: str) -> int:
+    """Messages of its topic that the group has not committed; an uncommitted partition counts whole."""
+    admin = _admin(home)
+    partitions = [TopicPartition(GROUPS[group], index) for index in range(PARTITIONS)]
+    asked = ConsumerGroupTopicPartitions(group, partitions)
+    committed = admin.list_consumer_group_offsets([asked])[group].result(10).topic_partitions
+    ends = admin.list_offsets({partition: OffsetSpec.latest() for partition in partitions})
+    at = {partition.partition: end.result(10).offset for partition, end in ends.items()}
+    return sum(at[c.partition] - max(c.offset, 0) for c in committed)
+
+
+def _moods(home: Home) -> Any:
+    return home.directory("kafka") / "moods.json"
+
+
+def _be(home: Home, group: str, mood: str, **details: Any) -> None:
+    path = _moods(home)
+    moods = json.loads(path.read_text()) if path.exists() else {}
+    moods[group] = {"mood": mood, **details}
+    draft = path.with_suffix(".draft")
+    draft.write_text(json.dumps(moods))
+    draft.replace(path)
+
+
+def _wait_until_settled(home: Home) -> None:
+    def settled() -> bool:
+        try:
+            return all(lag(home, group) < _SETTLED for group in GROUPS)
+        except KafkaException:
+            return False
+
+    processes.wait_until(settled, 30, "the consumers to catch up", home.logs / "kafka.application.log")
+
+
+# -- faults --------------------------------------------------------------------------------------------------
+
+
+def _stick(home: Home) -> None:
+    _be(home, "scheduler-service", "stuck")
+    orders.backlog(ports_of(home)[0], "attempts.events", STUCK_MESSAGES)
+
+
+def _crawl(home: Home) -> None:
+    _be(home, "scheduler-service", "slow", per_second=SLOW_PER_SECOND)
+    orders.backlog(ports_of(home)[0], "attempts.events", STUCK_MESSAGES)
+
+
+def _leave(home: Home) -> None:
+    _be(home, "mastery-updater", "gone")
+
+
+def _work(home: Home) -> None:
+    for group in GROUPS:
+        _be(home, group, "busy")
+    _wait_until_settled(home)
+
+
+def _down(home: Home) -> None:
+    processes.stop(home, "kafka")
+
+
+def _up(home: Home) -> None:
+    start_kafka(home)
+    _wait_until_settled(home)
+
+
+def _retain(home: Home, value: int) -> None:
+    entry = ConfigEntry("retention.ms", str(value), incremental_operation=AlterConfigOpType.SET)
+    topic = ConfigResource(ConfigResource.Type.TOPIC, "notifications", incremental_configs=[entry])
+    admin = _admin(home)
+    for altered in admin.incremental_alter_configs([topic]).values():
+        altered.result(10)
+
+
+fault(
+    "adaptive_learning_consumer_stuck",
+    f"scheduler-service is {STUCK_MESSAGES:,} messages behind on attempts.events and commits nothing",
+    break_=_stick,
+    heal=_work,
+)
+fault(
+    "adaptive_learning_consumer_behind_but_falling",
+    f"scheduler-service is {STUCK_MESSAGES:,} messages behind and works off {SLOW_PER_SECOND:,} a second",
+    break_=_crawl,
+    heal=_work,
+)
+fault(
+    "adaptive_learning_consumer_gone",
+    "nobody consumes for mastery-updater",
+    break_=_leave,
+    heal=_work,
+)
+fault("adaptive_learning_kafka_down", "all Kafka brokers are stopped", break_=_down, heal=_up)
+fault(
+    "adaptive_learning_kafka_broker_down",
+    "broker 3 of 3 is gone: two lead its partitions, all are under-replicated",
+    break_=lambda home: orders.control(ports_of(home), down=[3]),
+    heal=lambda home: orders.control(ports_of(home), down=[]),
+)
+fault(
+    "adaptive_learning_kafka_broker_hangs",
+    "broker 2 of 3 accepts connections and never answers",
+    break_=lambda home: orders.control(ports_of(home), hanging=[2]),
+    heal=lambda home: orders.control(ports_of(home)[::2], hanging=[]),
+)
+fault(
+    "adaptive_learning_offline_partition",
+    "attempts.events/1 has no leader: its log directory failed on every broker",
+    break_=lambda home: orders.control(ports_of(home), offline=[("attempts.events", 1)]),
+    heal=lambda home: orders.control(ports_of(home), offline=[]),
+)
+fault(
+    "adaptive_learning_topic_retention",
+    "notifications keeps its messages for ever",
+    break_=lambda home: _retain(home, -1),
+    heal=lambda home: _retain(home, TOPICS["notifications"]),
+)
