@@ -75,7 +75,7 @@ def debian(*packages: str, tools: Path | None = None) -> Path:
     missing = [program for program in ("apt-get", "dpkg") if shutil.which(program) is None]
     if missing:
         raise SandboxError(
-            f"package {' '.join(packages)} is needed, and this system has no {' and no '.join(missing)} to unpack it with"
+            f"package {' '.join(packages)} is needed, and this system has no {' and no '.join(missing)} to unpack it"
             f"\nHINT: install the programs of that package yourself; on Debian: {by_hand}"
         )
     with _only_one(tools / "debian.lock"):

@@ -29,7 +29,7 @@ create table attempts (
     user_id uuid not null,
     item_id uuid not null,
     correct boolean not null,
-    response text not null,
+    response jsonb not null,
     latency_ms int not null,
     ability double precision not null,
     created_at timestamptz not null
@@ -98,8 +98,8 @@ select
     ),
     pg_temp.ago(age),
     case when pg_temp.dice(i, 111) < 0.9 then pg_temp.ago(age * pg_temp.dice(i, 112) ^ 3) end
-from generate_series(1, pg_temp.rows(15000)) as i
-cross join lateral (select 1500 * pg_temp.dice(i, 113) ^ 1.7) as since (age);
+from generate_series(1, pg_temp.rows(9000)) as i
+cross join lateral (select 1500 * pg_temp.dice(i, 113) ^ 1.7 offset 0) as since (age);
 
 insert into items
 select
@@ -120,38 +120,38 @@ select
     pg_temp.dice(i, 141) < 0.95,
     pg_temp.ago(1400 * pg_temp.dice(i, 142))
 from generate_series(1, pg_temp.rows(4000)) as i
-cross join lateral (select pg_temp.pick(array['choice', 'gap', 'order', 'essay'], i, 121)) as chosen (kind);
+cross join lateral (select pg_temp.pick(array['choice', 'gap', 'order', 'essay'], i, 121) offset 0) as chosen (kind);
 
 insert into attempts (user_id, item_id, correct, response, latency_ms, ability, created_at)
 select
-    pg_temp.uid(11, 1 + floor(pg_temp.rows(15000) * pg_temp.dice(i, 150) ^ 2)::int),
+    pg_temp.uid(11, 1 + floor(pg_temp.rows(9000) * pg_temp.dice(i, 150) ^ 2)::int),
     pg_temp.uid(12, 1 + pg_temp.whole(i, 151, pg_temp.rows(4000))),
     pg_temp.dice(i, 152) < 0.68,
-    case
-        when pg_temp.dice(i, 153) < 0.75 then 'option ' || pg_temp.whole(i, 154, 4)
-        else pg_temp.note(i, 155) || ' ' || substr(pg_temp.hex(i, 156), 1, 14)
-    end,
+    jsonb_build_object(
+        'option', pg_temp.whole(i, 154, 4), 'confidence', round(pg_temp.dice(i, 155)::numeric, 2),
+        'hints', pg_temp.whole(i, 156, 3), 'client', pg_temp.pick(array['web', 'ios', 'android'], i, 157)
+    ),
     400 + floor(60000 * pg_temp.dice(i, 161) ^ 4)::int,
     round((4 * pg_temp.dice(i, 162) - 2)::numeric, 6),
     -- Two and a half years, more of them lately.
-    pg_temp.ago(912 * ((pg_temp.rows(240000) - i + pg_temp.dice(i, 163)) / pg_temp.rows(240000)) ^ 1.4)
-from generate_series(1, pg_temp.rows(240000)) as i;
+    pg_temp.ago(912 * ((pg_temp.rows(112000) - i + pg_temp.dice(i, 163)) / pg_temp.rows(112000)) ^ 1.4)
+from generate_series(1, pg_temp.rows(112000)) as i;
 
 insert into skill_mastery
 select
-    pg_temp.uid(11, 1 + i % pg_temp.rows(15000)),
+    pg_temp.uid(11, 1 + i % pg_temp.rows(9000)),
     name,
     round(pg_temp.dice(i, 170)::numeric, 6),
     1 + pg_temp.whole(i, 171, 90),
     pg_temp.ago(400 * pg_temp.dice(i, 172) ^ 2)
-from generate_series(0, 3 * pg_temp.rows(15000) - 1) as i
+from generate_series(0, 3 * pg_temp.rows(9000) - 1) as i
 -- Three skills each, never the same twice.
-join skill_names on number = 1 + (pg_temp.whole(1 + i % pg_temp.rows(15000), 173, 64) + 7 * (i / pg_temp.rows(15000))) % 64;
+join skill_names on number = 1 + (pg_temp.whole(1 + i % pg_temp.rows(9000), 173, 64) + 7 * (i / pg_temp.rows(9000))) % 64;
 
 insert into user_sessions
 select
     pg_temp.uid(13, i),
-    pg_temp.uid(11, 1 + pg_temp.whole(i, 180, pg_temp.rows(15000))),
+    pg_temp.uid(11, 1 + pg_temp.whole(i, 180, pg_temp.rows(9000))),
     -- Addresses reserved for documentation and benchmarks.
     ('198.18.' || pg_temp.whole(i, 181, 256) || '.' || pg_temp.whole(i, 182, 256))::inet,
     pg_temp.pick(array[
@@ -159,8 +159,8 @@ select
     ], i, 183) || (110 + pg_temp.whole(i, 184, 40)) || '.' || pg_temp.whole(i, 185, 5000),
     made,
     made + interval '14 days'
-from generate_series(1, pg_temp.rows(40000)) as i
-cross join lateral (select pg_temp.ago(220 * pg_temp.dice(i, 186))) as at (made);
+from generate_series(1, pg_temp.rows(20000)) as i
+cross join lateral (select pg_temp.ago(220 * pg_temp.dice(i, 186)) offset 0) as at (made);
 
 insert into user_scheduler_state
 select
@@ -170,13 +170,16 @@ select
         'ability', round((4 * pg_temp.dice(i, 190) - 2)::numeric, 6),
         'sigma', round(pg_temp.dice(i, 191)::numeric, 6),
         'queue', (
-            select jsonb_agg(jsonb_build_object('item', pg_temp.uid(12, 1 + pg_temp.whole(i * 8 + n, 192, pg_temp.rows(4000))),
-                'due', to_char(pg_temp.ago(-30 * pg_temp.dice(i * 8 + n, 193)), 'YYYY-MM-DD"T"HH24:MI:SS'), 'box', pg_temp.whole(i * 8 + n, 194, 6)))
-            from generate_series(1, 4 + pg_temp.whole(i, 195, 4)) as n
+            select jsonb_agg(jsonb_build_object(
+                'item', pg_temp.uid(12, 1 + pg_temp.whole(i * 8 + n, 192, pg_temp.rows(4000))),
+                'due', (current_date + pg_temp.whole(i * 8 + n, 193, 30))::text,
+                'box', pg_temp.whole(i * 8 + n, 194, 6), 'lapses', pg_temp.whole(i * 8 + n, 197, 3), 'state', 'review'
+            ))
+            from generate_series(1, 2 + pg_temp.whole(i, 195, 3)) as n
         )
     ),
     pg_temp.ago(200 * pg_temp.dice(i, 196) ^ 2)
-from generate_series(1, pg_temp.rows(15000)) as i;
+from generate_series(1, pg_temp.rows(9000)) as i;
 
 insert into oauth_providers
 select
@@ -185,18 +188,18 @@ select
     pg_temp.pick(array['google', 'apple', 'microsoft', 'clever'], i, 200),
     ((pg_temp.dice(i, 201) * 9e15)::bigint + 1000000000000000)::text,
     pg_temp.ago(1500 * pg_temp.dice(i, 202))
-from generate_series(1, pg_temp.rows(15000) / 2) as i;
+from generate_series(1, pg_temp.rows(9000) / 2) as i;
 
 insert into refresh_tokens
 select
     pg_temp.uid(15, i),
-    pg_temp.uid(11, 1 + pg_temp.whole(i, 210, pg_temp.rows(15000))),
+    pg_temp.uid(11, 1 + pg_temp.whole(i, 210, pg_temp.rows(9000))),
     pg_temp.token(i, 211),
     made,
     made + interval '60 days',
     case when pg_temp.dice(i, 212) < 0.4 then made + interval '1 day' * 60 * pg_temp.dice(i, 213) end
-from generate_series(1, pg_temp.rows(30000)) as i
-cross join lateral (select pg_temp.ago(300 * pg_temp.dice(i, 214))) as at (made);
+from generate_series(1, pg_temp.rows(9000)) as i
+cross join lateral (select pg_temp.ago(300 * pg_temp.dice(i, 214)) offset 0) as at (made);
 
 alter table users add primary key (id);
 create unique index users_email on users (email);

@@ -2,7 +2,7 @@
 
 update attempts set
     ability = round((ability * 0.9)::numeric, 6),
-    response = response || ' (' || substr(md5(id::text || {seed}::text), 1, 6) || ')'
+    response = response || jsonb_build_object('scored_again', substr(md5(id::text || {seed}::text), 1, 6))
 where hashint8extended(id, {seed}) & 3 = 0;
 
 delete from attempts

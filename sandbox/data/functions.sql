@@ -15,18 +15,18 @@ create function pg_temp.whole(i bigint, salt int, below int) returns int
 language sql immutable return floor(pg_temp.dice(i, salt) * below)::int;
 
 create function pg_temp.hex(i bigint, salt int) returns text
-language sql immutable return md5(i::text || ':' || salt::text || ':' || {seed}::text);
+language sql immutable return md5(i::text || (':' || salt::text || ':' || {seed}::text));
 
 -- The identifier of row i of a kind.
 create function pg_temp.uid(kind int, i bigint) returns uuid
-language sql immutable return md5(i::text || ':' || kind::text || ':' || {seed}::text)::uuid;
+language sql immutable return md5(i::text || (':' || kind::text || ':' || {seed}::text))::uuid;
 
 create function pg_temp.pick(choices text[], i bigint, salt int) returns text
 language sql immutable return choices[1 + pg_temp.whole(i, salt, cardinality(choices))];
 
--- Midnight, so that a day's loads agree to the second.
+-- Counted from midnight, so that two loads of one day agree; to the millisecond, as applications write it.
 create function pg_temp.ago(days float8) returns timestamptz
-language sql stable return date_trunc('day', now()) - make_interval(secs => round((days * 86400)::numeric, 3)::float8);
+language sql stable return date_trunc('day', now()) - make_interval(secs => floor(days * 86400000) / 1000);
 
 -- A hash as bcrypt writes it: 60 characters, the work factor first.
 create function pg_temp.password_hash(i bigint) returns text
@@ -56,7 +56,8 @@ language sql immutable return pg_temp.pick(array[
     'van Dijk', 'Weber', 'Wójcik', 'Yılmaz', 'Zhang', 'Zimmermann'
 ], i, 12);
 
--- A few sentences; most rows of a kind have none, which is as it is in life.
+-- What somebody jots down. PostgreSQL inlines it as long as all of it is immutable (int || text is not) and arrays
+-- are constant, which makes it five times as fast.
 create function pg_temp.note(i bigint, salt int) returns text
 language sql immutable return
     pg_temp.pick(array[
@@ -64,8 +65,10 @@ language sql immutable return
         'Second screen', 'Will be late', 'Accessible desk', 'Brings own monitor', 'Thesis season', 'Language exchange',
         'Same seat as last week', 'Near the printer', 'Standing desk', 'Library card forgotten'
     ], i, salt)
-    || pg_temp.pick(array[
-        '', '.', '; called at ' || to_char(9 + pg_temp.whole(i, salt + 1, 9), 'FM00') || ':'
-        || to_char(pg_temp.whole(i, salt + 2, 60), 'FM00'),
-        '; ticket ' || substr(pg_temp.hex(i, salt + 3), 1, 8), '; asked ' || pg_temp.first_name(i + 7) || ' at the desk'
-    ], i, salt + 4);
+    || case pg_temp.whole(i, salt + 1, 4)
+        when 0 then '.'
+        when 1 then '; called at ' || (8 + pg_temp.whole(i, salt + 2, 12))::text || ':'
+            || (10 + pg_temp.whole(i, salt + 3, 50))::text
+        when 2 then '; ticket ' || substr(pg_temp.hex(i, salt + 4), 1, 8)
+        else '; asked ' || pg_temp.first_name(i + 7) || ' at the desk'
+    end;

@@ -20,7 +20,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from sandbox import binaries, data, processes
-from sandbox.home import REPOSITORY, Home, SandboxError
+from sandbox.home import REPOSITORY, Home
 from sandbox.unprivileged import Unprivileged, unprivileged
 
 PORTS = {
@@ -79,7 +79,7 @@ def start_cluster(
 
 
 def start_standby(home: Home, primary: str, name: str) -> None:
-    """Start ``name``, a streaming standby of ``primary`` (which runs), made by ``pg_basebackup`` when it is not there."""
+    """Start ``name``, a streaming standby of the running ``primary``; ``pg_basebackup`` makes it when it is not there."""
     if processes.running(home, name):
         return
     user = unprivileged(home)
@@ -157,7 +157,7 @@ def _start_platform(
 
 
 def prepare_platform(home: Home, name: str, database: str) -> None:
-    """The application's roles and empty database, and Upkeep's roles as ``include/sql/postgres/roles.sql`` makes them."""
+    """The application's roles and empty database, and Upkeep's roles by the very file administrators run."""
     with superuser(home, name) as connection:
         for role in ("app_owner", "app"):
             _role(connection, role, _password(home, name, role))
