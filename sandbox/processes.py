@@ -93,11 +93,22 @@ def stop(home: Home, name: str, *, sig: int | None = None, timeout_s: float = 10
         family += process.children(recursive=True)
     with contextlib.suppress(psutil.Error):
         process.send_signal(sig or int(record.get("stop_signal", signal.SIGTERM)))
-    _, alive = psutil.wait_procs(family, timeout=timeout_s)
-    for stubborn in alive:
-        with contextlib.suppress(psutil.Error):
-            stubborn.kill()
-    psutil.wait_procs(alive, timeout=5)
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline and not all(_ended(member) for member in family):
+        time.sleep(0.02)
+    for member in family:
+        if not _ended(member):
+            with contextlib.suppress(psutil.Error):
+                member.kill()
+    # Collects those that this process started itself.
+    psutil.wait_procs(family, timeout=0.1)
+
+
+def _ended(process: psutil.Process) -> bool:
+    """A zombie has ended as well: whoever should collect it may be slow to, or gone."""
+    with contextlib.suppress(psutil.Error):
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    return True
 
 
 def wait_until(true: Callable[[], bool], timeout_s: float, what: str, log: Path | None = None) -> None:

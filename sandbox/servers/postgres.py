@@ -79,7 +79,7 @@ def start_cluster(
 
 
 def start_standby(home: Home, primary: str, name: str) -> None:
-    """Start ``name``, a streaming standby of the running ``primary``; ``pg_basebackup`` makes it when it is not there."""
+    """Start ``name``, a streaming standby of the running ``primary``; made by ``pg_basebackup`` when not there."""
     if processes.running(home, name):
         return
     user = unprivileged(home)
