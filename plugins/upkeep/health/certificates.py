@@ -35,21 +35,29 @@ class _Shown:
 
 
 def look(
-    http: Http, address: str, severity: Severity, *, connect_to: Mapping[str, str], timeout_s: float, now: datetime
+    http: Http,
+    address: str,
+    severity: Severity,
+    trust: ssl.SSLContext,
+    *,
+    connect_to: Mapping[str, str],
+    timeout_s: float,
+    now: datetime,
 ) -> Outcome:
     """
     ``tls`` of one ``host:port``.
 
     :param severity: how bad it is when nobody can trust it: that of the endpoints behind it.
+    :param trust: a verifying context with the authorities that are trusted.
     """
     began = time.monotonic()
     try:
-        shown = _handshakes(address, connect_to, timeout_s)
+        shown = _handshakes(address, trust, connect_to, timeout_s)
     except (OSError, ValueError):
         time.sleep(PAUSE_S)
         left_s = max(0.5, 7.0 - (time.monotonic() - began))
         try:
-            shown = _handshakes(address, connect_to, min(timeout_s, left_s))
+            shown = _handshakes(address, trust, connect_to, min(timeout_s, left_s))
         except (OSError, ValueError) as trouble:
             return unknown("tls", severity, one_line(trouble), object=address)
     certificate = shown.certificate
@@ -112,16 +120,15 @@ def _is_old_protocol(error: BaseException) -> bool:
     return isinstance(error, ssl.SSLError) and (error.reason or "") in OLD_PROTOCOL
 
 
-def _handshakes(address: str, connect_to: Mapping[str, str], timeout_s: float) -> _Shown:
+def _handshakes(address: str, trust: ssl.SSLContext, connect_to: Mapping[str, str], timeout_s: float) -> _Shown:
     """
     One that verifies; when it is refused for what the certificate is, one that only reads it.
 
     :raises OSError: no connection, no TLS, or not within ``timeout_s``.
     """
     deadline = time.monotonic() + timeout_s
-    context = ssl.create_default_context()
     try:
-        return _handshake(address, context, connect_to, deadline, None)
+        return _handshake(address, trust, connect_to, deadline, None)
     except ssl.SSLError as refused:
         if not refusal(refused):
             raise
@@ -183,7 +190,10 @@ def _explain(refused: ssl.SSLError, address: str, facts: Mapping[str, Any]) -> t
                 "let the server send the intermediate certificates too (fullchain.pem), or trust its authority.",
             )
         case c if c == EXPIRED:
-            return "a certificate of its chain has expired", "let the server send the current intermediate certificates."
+            return (
+                "a certificate of its chain has expired",
+                "let the server send the current intermediate certificates.",
+            )
         case c if c == NOT_YET:
             return "the certificate is not valid yet", "compare the clocks; otherwise install the one before it."
         case _:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -35,23 +36,25 @@ def look(http: Http, *, connect_to: Mapping[str, str], now: datetime | None = No
     :param now: against which certificates are judged.
     """
     now = now or datetime.now(UTC)
+    # One for all: reading the system's authorities takes some 30 ms.
+    trust = ssl.create_default_context()
     probes = [
-        Probe("http", each.severity, lambda each=each: [_endpoint(each, connect_to)], object=each.name)  # type: ignore[misc]
+        Probe("http", each.severity, lambda each=each: [_endpoint(each, connect_to, trust)], object=each.name)  # type: ignore[misc]
         for each in http.endpoints
     ]
     for address, endpoints in _by_address(http.endpoints).items():
         severity = min((each.severity for each in endpoints), key=lambda s: s.rank)
-        timeout_s = max(each.timeout for each in endpoints).total_seconds()
-        probes.append(
-            Probe(
-                "tls",
-                severity,
-                lambda address=address, severity=severity, timeout_s=timeout_s: [  # type: ignore[misc]
-                    certificates.look(http, address, severity, connect_to=connect_to, timeout_s=timeout_s, now=now)
-                ],
-                object=address,
-            )
+        shown = partial(
+            certificates.look,
+            http,
+            address,
+            severity,
+            trust,
+            connect_to=connect_to,
+            timeout_s=max(each.timeout for each in endpoints).total_seconds(),
+            now=now,
         )
+        probes.append(Probe("tls", severity, lambda shown=shown: [shown()], object=address))  # type: ignore[misc]
     return _explained(http, look_side_by_side(probes, deadline_s=MOST_SECONDS + 0.5))
 
 
@@ -104,15 +107,15 @@ class _Tried:
     """Why the certificate was refused; then nobody knows how the endpoint is."""
 
 
-def _endpoint(endpoint: Endpoint, connect_to: Mapping[str, str]) -> Outcome:
+def _endpoint(endpoint: Endpoint, connect_to: Mapping[str, str], trust: ssl.SSLContext) -> Outcome:
     """Ask once; ask again before it counts as wrong or slow: a single blip pages nobody."""
     began = time.monotonic()
     timeout_s = endpoint.timeout.total_seconds()
-    first = tried = _try(endpoint, connect_to, timeout_s)
+    first = tried = _try(endpoint, connect_to, timeout_s, trust)
     if tried.wrong or _is_slow(endpoint, tried):
         time.sleep(PAUSE_S)
         left_s = MOST_SECONDS - (time.monotonic() - began)
-        tried = _try(endpoint, connect_to, min(timeout_s, left_s))
+        tried = _try(endpoint, connect_to, min(timeout_s, left_s), trust)
     facts: dict[str, Any] = {"url": endpoint.url, "seconds": round(tried.seconds, 3)}
     if tried.answer:
         facts |= {"status": tried.answer.status, "bytes": len(tried.answer.body)}
@@ -142,10 +145,10 @@ def _is_slow(endpoint: Endpoint, tried: _Tried) -> bool:
     return tried.answer is not None and tried.seconds > endpoint.slow.total_seconds()
 
 
-def _try(endpoint: Endpoint, connect_to: Mapping[str, str], timeout_s: float) -> _Tried:
+def _try(endpoint: Endpoint, connect_to: Mapping[str, str], timeout_s: float, trust: ssl.SSLContext) -> _Tried:
     began = time.monotonic()
     try:
-        answer = Wire(connect_to, timeout_s).get(endpoint.url)
+        answer = Wire(connect_to, timeout_s, trust).get(endpoint.url)
     except httpcore.TimeoutException:
         within = format_duration(timedelta(seconds=round(timeout_s, 1)))
         return _Tried(time.monotonic() - began, wrong=f"no whole answer within {within}")

@@ -35,7 +35,8 @@ class Wire(httpcore.NetworkBackend):
     stay those of the URL.
     """
 
-    def __init__(self, connect_to: Mapping[str, str], timeout_s: float) -> None:
+    def __init__(self, connect_to: Mapping[str, str], timeout_s: float, trust: ssl.SSLContext) -> None:
+        self.trust = trust
         self.connect_to = connect_to
         self.timeout_s = timeout_s
         self.deadline = time.monotonic() + timeout_s
@@ -56,7 +57,7 @@ class Wire(httpcore.NetworkBackend):
             ("Cache-Control", "no-cache"),
         ]
         with (
-            httpcore.ConnectionPool(ssl_context=ssl.create_default_context(), network_backend=self) as pool,
+            httpcore.ConnectionPool(ssl_context=self.trust, network_backend=self) as pool,
             pool.stream("GET", url, headers=headers) as response,
         ):
             body = b""
