@@ -5,13 +5,26 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from upkeep.findings import Severity
-from upkeep.platforms.base import Duration, Section
+from upkeep.platforms.base import Between, Duration, Section
 
-Cron = Annotated[str, Field(pattern=r"^(\S+\s+){4}\S+$", max_length=100)]
+
+def _cron(value: str) -> str:
+    # What Airflow's own timetables use; slow to import, and only needed here.
+    from croniter import croniter  # type: ignore[import-untyped]
+
+    if len(value.split()) != 5 or not croniter.is_valid(value):
+        raise ValueError("a cron expression has five fields, minute hour day month weekday: 0 2 * * *")
+    return value
+
+
+Cron = Annotated[str, Field(max_length=100), AfterValidator(_cron)]
 """Five fields, UTC."""
+
+ConnId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,99}$")]
+"""An Airflow connection."""
 
 
 class Level(Section):
@@ -25,6 +38,21 @@ class Level(Section):
 
     resolve: Duration
     """It is over within."""
+
+    remind: Duration | None = None
+    """Said again, to more people, when nobody has acknowledged it within; None: ``respond``."""
+
+    update: Duration | None = None
+    """Those who wait hear how it stands this often; None: only at its end."""
+
+    review: bool = False
+    """Whether it ends with a written review."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Level:
+        if self.respond > self.resolve:
+            raise ValueError("respond is longer than resolve")
+        return self
 
 
 class Severities(Section):
@@ -51,6 +79,12 @@ class Severities(Section):
         missing = [s.value for s in list(Severity)[:4] if s not in value]
         if missing:
             raise ValueError(f"no level for {', '.join(missing)}")
+        clocks = [value[s].respond for s in Severity if s in value]
+        if clocks != sorted(clocks):
+            raise ValueError("a worse severity may not have more time to respond than a lesser one")
+        names = [level.name.lower() for level in value.values()]
+        if len(set(names)) < len(names):
+            raise ValueError("two levels with the same name")
         return value
 
     @model_validator(mode="after")
@@ -63,10 +97,25 @@ class Severities(Section):
 class Alerts(Section):
     """Through which connections and channels."""
 
-    pagerduty_conn_id: str = Field(default="upkeep_pagerduty_events", pattern=r"^[a-z][a-z0-9_]{0,99}$")
-    slack_conn_id: str = Field(default="upkeep_slack", pattern=r"^[a-z][a-z0-9_]{0,99}$")
+    pagerduty_conn_id: ConnId = "upkeep_pagerduty_events"
+    """PagerDuty Events v2: the integration's routing key is its password."""
+
+    slack_conn_id: ConnId = "upkeep_slack"
+    """Slack: the bot's token is its password."""
+
     channel: str = Field(default="#ops", pattern=r"^#[a-z0-9_-]{1,80}$")
     """Slack channel for findings and failed runs."""
+
+    good_looks: int = Field(default=2, ge=1, le=20)
+    """So many looks in a row must be good before an alert is resolved: what flaps stays open."""
+
+    reopen: Annotated[Duration, Between("1m", "7d")] = timedelta(minutes=30)
+    """What comes back within this time joins its old incident."""
+
+    storm: int = Field(default=10, ge=2, le=1000)
+    """More different alerts than this within ``storm_within`` become one page that lists them."""
+
+    storm_within: Annotated[Duration, Between("10s", "1h")] = timedelta(minutes=5)
 
 
 class Window(Section):
@@ -75,7 +124,7 @@ class Window(Section):
     start: Cron
     """Cron expression, UTC."""
 
-    length: Duration = timedelta(hours=2)
+    length: Annotated[Duration, Between("5m", "1d")] = timedelta(hours=2)
     """Nothing new is begun after this."""
 
 
@@ -83,7 +132,16 @@ class Windows(Section):
     """The platform's timetable."""
 
     daily: Window = Window(start="0 2 * * *")
+    """Health, logs, vacuum, clean-up, report."""
+
     weekly: Window = Window(start="0 3 * * 0", length=timedelta(hours=4))
+    """Security scans, performance, capacity, backup verification."""
+
     monthly: Window = Window(start="0 4 1 * *", length=timedelta(hours=6))
+    """Reindex, retention of rows, the monthly review."""
+
     quarterly: Window = Window(start="0 5 2 1,4,7,10 *", length=timedelta(hours=8))
+    """Comprehensive security audit and recovery drills."""
+
     backup: Window = Window(start="0 1 * * *", length=timedelta(hours=3))
+    """The nightly backup."""

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, PlainSerializer
-from pydantic.json_schema import WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    model_validator,
+)
+from pydantic.annotated_handlers import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue, WithJsonSchema
+from pydantic_core import CoreSchema, core_schema
 
 from upkeep.findings import Severity
 
@@ -16,14 +29,14 @@ class Section(BaseModel):
     """Base of every section: unknown keys are mistakes, values never change."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, strict=False
+        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
     )
 
 
 UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 366 * 86400}
 """A year is 366 days here: what must be kept for three years is never deleted a day too early."""
 
-_DURATION = re.compile(r"^(\d+(?:\.\d+)?)(ms|s|m|h|d|w|y)$")
+_DURATION = re.compile(r"^([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d|w|y)$")
 _MOST_SECONDS = 100 * UNITS["y"]
 
 
@@ -49,13 +62,40 @@ def format_duration(value: timedelta) -> str:
     return f"{seconds:g}s" if seconds >= 1 else f"{seconds * 1000:g}ms"
 
 
+def _not_nothing(value: timedelta) -> timedelta:
+    if value <= timedelta(0):
+        raise ValueError("a duration is longer than nothing")
+    return value
+
+
 Duration = Annotated[
     timedelta,
     BeforeValidator(parse_duration),
+    AfterValidator(_not_nothing),
     PlainSerializer(format_duration, return_type=str),
     WithJsonSchema({"type": "string", "pattern": _DURATION.pattern, "examples": ["250ms", "15m", "7d", "3y"]}),
 ]
-"""A length of time with its unit: ``15m``."""
+"""A length of time with its unit: ``15m``; never nothing."""
+
+
+@dataclass(frozen=True)
+class Between:
+    """Bounds of a ``Duration``, said in its own words: ``Annotated[Duration, Between("1s", "1h")]``."""
+
+    least: str
+    most: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {**handler(schema), "x-least": self.least, "x-most": self.most}
+
+    def _check(self, value: timedelta) -> timedelta:
+        if not parse_duration(self.least) <= value <= parse_duration(self.most):
+            raise ValueError(f"between {self.least} and {self.most}")
+        return value
+
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 """A name of ours: lower-case letters, digits, underscores."""
@@ -70,8 +110,37 @@ Share = Annotated[float, Field(gt=0, le=1)]
 """A part of a whole: 0.8 is 80 %."""
 
 Count = Annotated[int, Field(ge=0, le=10**12)]
-Bytes = Annotated[ByteSize, Field(ge=0)]
-"""A size with its unit: ``512MiB``."""
+Bytes = Annotated[ByteSize, Field(ge=0, le=10**18)]
+"""A size with its unit: ``512MiB``; at most 1 EB."""
+
+HostName = Annotated[
+    str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)+$", max_length=253)
+]
+"""A full host name, lower case: ``api.studyspot.com``."""
+
+BucketName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")]
+"""A bucket, without ``s3://``."""
+
+ImageName = Annotated[
+    str, Field(pattern=r"^[a-z0-9][a-z0-9._/-]*(:[0-9]+/[a-z0-9._/-]+)?(@sha256:[0-9a-f]{64})?$", max_length=300)
+]
+"""A container image without a tag: a repository, or exactly one digest of it."""
+
+
+def _plain_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("https", "http") or not parts.hostname:
+        raise ValueError("a URL starts with https:// or http:// and names a host")
+    if parts.username or parts.password:
+        raise ValueError("a URL carries no user or password; secrets live in Airflow connections")
+    if re.search(r"\s", url):
+        raise ValueError("a URL has no blanks")
+    _ = parts.port  # raises when it is no port
+    return url
+
+
+Url = Annotated[str, Field(max_length=2000), AfterValidator(_plain_url)]
+"""``https://…``, without user and password."""
 
 
 def _absolute(path: str) -> str:
@@ -98,7 +167,16 @@ class Threshold(Section):
     """From here on it is a worse one."""
 
     warn_severity: Severity = Severity.P3
+    """How bad ``warn`` is."""
+
     critical_severity: Severity = Severity.P1
+    """How bad ``critical`` is; at least as bad as ``warn``."""
+
+    @model_validator(mode="after")
+    def _worse(self) -> Threshold:
+        if not self.critical_severity.at_least(self.warn_severity):
+            raise ValueError(f"critical ({self.critical_severity}) is less severe than warn ({self.warn_severity})")
+        return self
 
     def severity(self, value: float) -> Severity | None:
         """How bad ``value`` is; None below ``warn``. ``critical < warn`` means that low is bad."""
@@ -109,3 +187,42 @@ class Threshold(Section):
         if value <= self.critical:
             return self.critical_severity
         return self.warn_severity if value <= self.warn else None
+
+
+def _rising(value: Threshold) -> Threshold:
+    if value.warn > value.critical:
+        raise ValueError(f"warn ({value.warn:g}) is above critical ({value.critical:g}), and high is bad here")
+    return value
+
+
+def _falling(value: Threshold) -> Threshold:
+    if value.warn < value.critical:
+        raise ValueError(f"warn ({value.warn:g}) is below critical ({value.critical:g}), and low is bad here")
+    return value
+
+
+def _shares(value: Threshold) -> Threshold:
+    if value.warn > 1 or value.critical > 1:
+        raise ValueError("shares of a whole are at most 1: write 0.8 for 80 %")
+    return value
+
+
+Rising = Annotated[Threshold, AfterValidator(_rising)]
+"""High is bad."""
+
+ShareUsed = Annotated[Threshold, AfterValidator(_shares), AfterValidator(_rising)]
+"""Parts of a whole, and high is bad."""
+
+ShareLeft = Annotated[Threshold, AfterValidator(_shares), AfterValidator(_falling)]
+"""Parts of a whole, and low is bad."""
+
+
+def distinct(items: tuple[Any, ...], field: str) -> tuple[Any, ...]:
+    """``items``, unless two share ``field``. :raises ValueError: they do."""
+    seen: set[Any] = set()
+    for item in items:
+        value = getattr(item, field)
+        if value in seen:
+            raise ValueError(f"two entries with the same {field}: {value!r}")
+        seen.add(value)
+    return items

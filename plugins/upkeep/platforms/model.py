@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from collections.abc import Iterator
+
+from pydantic import Field, model_validator
 
 from upkeep.findings import Severity
 from upkeep.platforms.alerting import Alerts, Severities, Windows
+from upkeep.platforms.backup import Backup, Recovery
 from upkeep.platforms.base import Name, Section
-from upkeep.platforms.services import Hosts, Http, Kafka, Kubernetes, Metrics, Postgres, Redis
+from upkeep.platforms.conduct import Approvers, Brake, Cdn, Execution
+from upkeep.platforms.database import Postgres
+from upkeep.platforms.growth import Capacity, Scaling
+from upkeep.platforms.hosts import Hosts
+from upkeep.platforms.protection import Certificates, Security
+from upkeep.platforms.services import Http, Kafka, Kubernetes, Metrics, Redis
 
 
 class Platform(Section):
@@ -23,15 +31,64 @@ class Platform(Section):
     """Who looks after it; Airflow shows it on every Dag."""
 
     severity: Severities
+    """Names, clocks, and where red, paging and Slack begin."""
+
     alerts: Alerts = Alerts()
+    """Through which connections and channels people are told."""
+
     windows: Windows = Windows()
+    """When maintenance may start, and how long it may take; UTC."""
+
     http: Http | None = None
+    """Addresses that must answer, from outside."""
+
     postgres: Postgres | None = None
+    """The database."""
+
     redis: Redis | None = None
+    """The cache."""
+
+    cdn: Cdn | None = None
+    """The cache of the content delivery network."""
+
     kafka: Kafka | None = None
+    """Brokers, consumer groups, topics."""
+
     kubernetes: Kubernetes | None = None
+    """Namespace and deployments."""
+
     metrics: Metrics | None = None
+    """Prometheus, for disk and memory."""
+
     hosts: Hosts | None = None
+    """Log and temporary trees."""
+
+    security: Security | None = None
+    """Scans, accounts, keys."""
+
+    certificates: Certificates | None = None
+    """TLS policy and renewals."""
+
+    backup: Backup | None = None
+    """What is kept, where, for how long."""
+
+    recovery: Recovery | None = None
+    """Targets and drills."""
+
+    capacity: Capacity | None = None
+    """Samples, forecasts, lead times."""
+
+    scaling: Scaling | None = None
+    """The scaling plan."""
+
+    brake: Brake = Brake()
+    """When maintenance waits."""
+
+    approvers: Approvers = Approvers()
+    """Who may say yes."""
+
+    execution: Execution = Execution()
+    """Where heavy tasks run."""
 
     def conn(self, service: str) -> str:
         """Airflow connection id of one of its services: ``conn("redis")`` → ``studyspot_redis``."""
@@ -40,3 +97,41 @@ class Platform(Section):
     def severity_of(self, check: str, default: Severity) -> Severity:
         """The severity of a check: the platform's own word, else ``default``."""
         return self.severity.checks.get(check, default)
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Platform:
+        for wrong in self._clashes():
+            raise ValueError(wrong)
+        return self
+
+    def _clashes(self) -> Iterator[str]:
+        """What no section can see alone."""
+        if self.backup is not None:
+            if self.backup.database is not None and self.postgres is None:
+                yield "backup.database needs a postgres section"
+            if (
+                self.backup.configuration is not None
+                and self.backup.configuration.kubernetes
+                and self.kubernetes is None
+            ):
+                yield "backup.configuration.kubernetes needs a kubernetes section"
+        if self.certificates is not None and self.certificates.managed and self.kubernetes is None:
+            yield "certificates.managed needs a kubernetes section"
+        if self.recovery is not None:
+            drill = self.recovery.drill
+            if self.backup is None:
+                yield "recovery needs a backup section: there would be nothing to recover from"
+            if drill.failover != "none" and self.postgres is None:
+                yield f"recovery.drill.failover: {drill.failover} needs a postgres section"
+            if drill.failover == "streaming" and self.postgres is not None and self.postgres.standbys == 0:
+                yield "recovery.drill.failover: streaming needs a standby (postgres.standbys is 0)"
+        if self.scaling is not None and self.kubernetes is not None:
+            bounds = self.scaling.horizontal
+            for deployment in self.kubernetes.deployments:
+                if deployment.least < bounds.least or deployment.most > bounds.most:
+                    yield (
+                        f"deployment {deployment.name} ({deployment.least}–{deployment.most}) is outside "
+                        f"scaling.horizontal ({bounds.least}–{bounds.most})"
+                    )
+        if self.capacity is not None and self.capacity.growth and self.postgres is None:
+            yield "capacity.growth needs a postgres section"

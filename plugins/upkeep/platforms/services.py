@@ -1,17 +1,15 @@
-"""Sections about the servers a platform is made of, as far as looking and daily care need them."""
+"""Sections about the services a platform is made of; its database and its hosts have modules of their own."""
 
 from __future__ import annotations
 
-import re
 from datetime import timedelta
-from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from upkeep.findings import Severity
 from upkeep.platforms.base import (
-    AbsolutePath,
+    Between,
     Bytes,
     Count,
     Duration,
@@ -19,21 +17,35 @@ from upkeep.platforms.base import (
     Name,
     Section,
     Share,
-    TableName,
+    ShareLeft,
+    ShareUsed,
     Threshold,
+    Url,
+    distinct,
 )
+from upkeep.platforms.database import Postgres, Query, Retention, Table, Vacuum
+from upkeep.platforms.hosts import Hosts, LogClass, LogTree, TemporaryTree
 
-
-def _plain_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("https", "http") or not parts.hostname:
-        raise ValueError("a URL starts with https:// or http:// and names a host")
-    if parts.username or parts.password:
-        raise ValueError("a URL carries no user or password; secrets live in Airflow connections")
-    return url
-
-
-Url = Annotated[str, AfterValidator(_plain_url)]
+__all__ = [
+    "ConsumerGroup",
+    "Deployment",
+    "Endpoint",
+    "Hosts",
+    "Http",
+    "Kafka",
+    "Kubernetes",
+    "LogClass",
+    "LogTree",
+    "Metrics",
+    "Postgres",
+    "Query",
+    "Redis",
+    "Retention",
+    "Table",
+    "TemporaryTree",
+    "TopicPolicy",
+    "Vacuum",
+]
 
 
 class Endpoint(Section):
@@ -48,6 +60,7 @@ class Endpoint(Section):
     """How bad it is when it does not answer as it should."""
 
     expect_status: int = Field(default=200, ge=100, le=599)
+    """HTTP status of the answer; redirects are not followed."""
 
     expect_json: dict[str, Any] = Field(default_factory=dict)
     """Keys that the JSON body must carry with these values: a 200 that says ``degraded`` is not healthy."""
@@ -55,26 +68,26 @@ class Endpoint(Section):
     expect_text: str = ""
     """Text that the body must contain; empty for none."""
 
-    timeout: Duration = timedelta(seconds=3)
+    timeout: Annotated[Duration, Between("100ms", "4s")] = timedelta(seconds=3)
     """For the whole answer, connecting included; at most 4 s, because checks must end within 10."""
 
-    slow: Duration = timedelta(seconds=1)
+    slow: Annotated[Duration, Between("1ms", "4s")] = timedelta(seconds=1)
     """An answer slower than this is a P3 finding."""
 
-    @field_validator("timeout")
-    @classmethod
-    def _short(cls, value: timedelta) -> timedelta:
-        if not timedelta(milliseconds=100) <= value <= timedelta(seconds=4):
-            raise ValueError("between 100ms and 4s")
-        return value
+    @model_validator(mode="after")
+    def _reachable(self) -> Endpoint:
+        if self.slow > self.timeout:
+            raise ValueError("slow is longer than timeout: no answer could be slow")
+        return self
 
 
 class Http(Section):
     """What the outside world sees."""
 
     endpoints: tuple[Endpoint, ...] = Field(min_length=1)
+    """What is asked, all side by side."""
 
-    certificate_left: Threshold = Threshold(
+    certificate_left: ShareLeft = Threshold(
         warn=1 / 3, critical=1 / 6, warn_severity=Severity.P2, critical_severity=Severity.P1
     )
     """Share of a certificate's lifetime that is left; lifetimes shrink, so a share and not a number of days."""
@@ -88,118 +101,16 @@ class Http(Section):
         return distinct(value, "name")
 
 
-class Vacuum(Section):
-    """How VACUUM and ANALYZE behave towards the application."""
-
-    least_score: float = Field(default=1.0, ge=0.1, le=100)
-    """Tables are cared for from this score on; 1 is where autovacuum would begin (score as in PostgreSQL 19)."""
-
-    most_tables: int = Field(default=200, ge=1, le=1000)
-    """At most this many in one window, the neediest first."""
-
-    lock_timeout: Duration = timedelta(seconds=2)
-    cost_limit: int = Field(default=2000, ge=1, le=10000)
-    cost_delay: Duration = timedelta(milliseconds=2)
-    """Pause after each ``cost_limit``; PostgreSQL's own default for a manual VACUUM is none at all."""
-
-    statement_timeout: Duration = timedelta(minutes=30)
-
-
-class Retention(Section):
-    """How long rows of one table are kept; rows older than that may be deleted without asking, within the cap."""
-
-    column: str = Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$")
-    """The timestamp that ages."""
-
-    keep: Duration
-
-    only: str = ""
-    """SQL condition that a row must meet as well: ``status = 'inactive'``."""
-
-    hold: str = ""
-    """SQL condition of rows under legal hold: never deleted."""
-
-    archive: bool = False
-    """Copy to S3 before deleting, and delete only what arrived."""
-
-
-class Table(Section):
-    """One table of the application that maintenance must know by name."""
-
-    name: TableName
-    retention: Retention | None = None
-
-
-class Query(Section):
-    """A question of the application whose answer proves that the data is whole."""
-
-    name: Name
-    sql: str = Field(min_length=8, max_length=4000)
-    """One read-only SELECT that returns one row and one column."""
-
-    at_least: float | None = None
-    """The answer must be this or more."""
-
-    @field_validator("sql")
-    @classmethod
-    def _reads_only(cls, value: str) -> str:
-        if not re.match(r"(?is)^\s*(select|with)\b", value) or ";" in value.rstrip().rstrip(";"):
-            raise ValueError("one SELECT, and nothing after it")
-        return value
-
-
-class Postgres(Section):
-    """The database behind ``{platform}_postgres`` (maintenance role) and ``{platform}_postgres_owner``."""
-
-    severity: Severity = Severity.P0
-    """How bad it is when the database cannot be used."""
-
-    connections: Threshold = Threshold(warn=0.8, critical=0.9, warn_severity=Severity.P2)
-    """Share of ``max_connections`` less the reserved ones."""
-
-    long_query: Duration = timedelta(minutes=5)
-    """A statement running longer is a finding."""
-
-    idle_in_transaction: Duration = timedelta(minutes=5)
-    """A session idle inside a transaction longer than this is a finding: it holds locks and the old xmin."""
-
-    activity_severity: Severity = Severity.P2
-    """Of long statements and idle transactions; one step worse when somebody waits for them."""
-
-    standbys: int = Field(default=0, ge=0, le=16)
-    """How many streaming standbys there must be."""
-
-    replication_lag: Threshold = Threshold(warn=10, critical=60, warn_severity=Severity.P2)
-    """Seconds a standby may be behind."""
-
-    replication_severity: Severity = Severity.P1
-    """How bad a missing standby is."""
-
-    slot_retained: Bytes = Field(default="1GiB", validate_default=True)
-    """WAL that an inactive replication slot may hold back."""
-
-    xid_age: Threshold = Threshold(warn=0.5, critical=0.75, warn_severity=Severity.P1, critical_severity=Severity.P0)
-    """Share of the two billion transaction ids in use: wraparound."""
-
-    vacuum: Vacuum = Vacuum()
-    tables: tuple[Table, ...] = ()
-    queries: tuple[Query, ...] = ()
-    """Run after every restore."""
-
-    @field_validator("tables", "queries")
-    @classmethod
-    def _distinct(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
-        return distinct(value, "name")
-
-
 class Redis(Section):
     """The cache behind ``{platform}_redis``."""
 
     severity: Severity = Severity.P0
-    memory: Threshold = Threshold(warn=0.8, critical=0.9, warn_severity=Severity.P2)
+    """How bad it is when the cache cannot be used."""
+
+    memory: ShareUsed = Threshold(warn=0.8, critical=0.9, warn_severity=Severity.P2)
     """Share of ``maxmemory``; without a limit there is nothing to judge and that itself is a P3 finding."""
 
-    hit_rate: Threshold = Threshold(warn=0.8, critical=0.5, warn_severity=Severity.P3, critical_severity=Severity.P3)
+    hit_rate: ShareLeft = Threshold(warn=0.8, critical=0.5, warn_severity=Severity.P3, critical_severity=Severity.P3)
     """Hits of all reads since the last look (counters, not Redis's lifetime); low is bad."""
 
     least_reads: Count = 100
@@ -213,11 +124,16 @@ class ConsumerGroup(Section):
     """Who must keep up with which topics."""
 
     group: str = Field(min_length=1, max_length=249)
+    """Consumer group, as Kafka knows it."""
+
     topics: tuple[Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{1,249}$")], ...] = Field(min_length=1)
+    """Topics that it reads."""
+
     lag: Count = 10_000
     """Messages behind, per group and topic; more *and not falling* is a finding."""
 
     severity: Severity = Severity.P1
+    """How bad such a lag is."""
 
 
 class TopicPolicy(Section):
@@ -237,11 +153,16 @@ class Kafka(Section):
     """The brokers behind ``{platform}_kafka``."""
 
     severity: Severity = Severity.P1
+    """How bad it is when the brokers cannot be asked, or one is missing."""
+
     brokers: int = Field(default=1, ge=1, le=1000)
     """How many brokers there must be."""
 
     groups: tuple[ConsumerGroup, ...] = ()
+    """Who must keep up."""
+
     topics: tuple[TopicPolicy, ...] = ()
+    """Retention by topic name; the first pattern that matches counts."""
 
     @field_validator("groups")
     @classmethod
@@ -253,12 +174,20 @@ class Deployment(Section):
     """One Deployment and the bounds within which maintenance may move it."""
 
     name: KubernetesName
+    """Name of the Deployment."""
+
     container: KubernetesName = "app"
+    """Its container that runs ``image``."""
+
     image: str = Field(default="", pattern=r"^([a-z0-9][a-z0-9._/:-]*(@sha256:[0-9a-f]{64})?)?$")
     """Repository of its image, without a tag: what is running is known by digest."""
 
     least: int = Field(default=1, ge=1, le=1000)
+    """Replicas it never goes below."""
+
     most: int = Field(default=10, ge=1, le=1000)
+    """Replicas it never goes beyond."""
+
     severity: Severity = Severity.P1
     """How bad it is when it is not available."""
 
@@ -273,8 +202,14 @@ class Kubernetes(Section):
     """The cluster behind ``{platform}_kubernetes``."""
 
     namespace: KubernetesName
+    """Where the platform runs."""
+
     staging_namespace: KubernetesName | None = None
+    """Where releases and drills are tried first."""
+
     deployments: tuple[Deployment, ...] = ()
+    """What must be available, and may be restarted or scaled in an incident."""
+
     severity: Severity = Severity.P1
     """How bad it is when the API cannot be asked."""
 
@@ -284,7 +219,7 @@ class Kubernetes(Section):
     restarts: int = Field(default=5, ge=1, le=1000)
     """Restarts of one container within the last hour that make a finding."""
 
-    usage: Threshold = Threshold(warn=0.8, critical=0.95, warn_severity=Severity.P3, critical_severity=Severity.P2)
+    usage: ShareUsed = Threshold(warn=0.8, critical=0.95, warn_severity=Severity.P3, critical_severity=Severity.P2)
     """Share of a node's allocatable, or of a container's limit, of CPU and memory."""
 
     finished_ttl: Duration = timedelta(days=1)
@@ -299,6 +234,13 @@ class Kubernetes(Section):
     image_gc: tuple[Share, Share] = (0.80, 0.85)
     """Low and high threshold of the kubelets' image garbage collection; others are a finding."""
 
+    @field_validator("image_gc")
+    @classmethod
+    def _low_high(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] >= value[1]:
+            raise ValueError(f"low ({value[0]:g}) is not below high ({value[1]:g})")
+        return value
+
     @field_validator("deployments")
     @classmethod
     def _distinct(cls, value: tuple[Deployment, ...]) -> tuple[Deployment, ...]:
@@ -309,6 +251,8 @@ class Metrics(Section):
     """Where disk and memory of the platform (not of the worker) are read."""
 
     prometheus: Url
+    """Its base address."""
+
     disk_query: str = (
         '1 - node_filesystem_avail_bytes{fstype!~"tmpfs|ramfs|overlay|squashfs"} '
         '/ node_filesystem_size_bytes{fstype!~"tmpfs|ramfs|overlay|squashfs"}'
@@ -318,79 +262,11 @@ class Metrics(Section):
     memory_query: str = "1 - node_memory_MemAvailable_bytes / node_memory_MemTotal_bytes"
     """PromQL whose series are shares of memory used, one per instance."""
 
-    disk: Threshold = Threshold(warn=0.8, critical=0.9, warn_severity=Severity.P3, critical_severity=Severity.P1)
-    memory: Threshold = Threshold(warn=0.8, critical=0.9, warn_severity=Severity.P3, critical_severity=Severity.P2)
-    fresh: Duration = timedelta(minutes=5)
+    disk: ShareUsed = Threshold(warn=0.8, critical=0.9, warn_severity=Severity.P3, critical_severity=Severity.P1)
+    """Share of a file system in use."""
+
+    memory: ShareUsed = Threshold(warn=0.8, critical=0.9, warn_severity=Severity.P3, critical_severity=Severity.P2)
+    """Share of a host's memory in use, caches not counted."""
+
+    fresh: Annotated[Duration, Between("15s", "1d")] = timedelta(minutes=5)
     """Samples older than this are ``unknown``: the pipeline is stale, not the disk fine."""
-
-
-class LogClass(Section):
-    """Log files of one kind."""
-
-    name: Name
-    pattern: str = Field(min_length=1, max_length=200)
-    """Shell pattern of the path below the tree: ``*.log``, ``audit/**``. The first class that matches counts."""
-
-    keep: Duration | Literal["forever"]
-    """Since the last write; ``forever`` never deletes."""
-
-    @field_validator("pattern")
-    @classmethod
-    def _below(cls, value: str) -> str:
-        if value.startswith("/") or ".." in value.split("/"):
-            raise ValueError("a pattern stays below its tree")
-        return value
-
-
-class LogTree(Section):
-    """A directory of logs on the platform's hosts."""
-
-    path: AbsolutePath
-    classes: tuple[LogClass, ...] = Field(min_length=1)
-    holds: tuple[str, ...] = ()
-    """Shell patterns under legal hold: never deleted, whatever their class says."""
-
-    @field_validator("classes")
-    @classmethod
-    def _distinct(cls, value: tuple[LogClass, ...]) -> tuple[LogClass, ...]:
-        return distinct(value, "name")
-
-
-class TemporaryTree(Section):
-    """A directory in which the application leaves temporary files."""
-
-    path: AbsolutePath
-    pattern: str = Field(min_length=1, max_length=200)
-    """Shell pattern of the names that are ours: ``studyspot-*``."""
-
-    older_than: Duration = timedelta(days=1)
-
-    @field_validator("pattern")
-    @classmethod
-    def _ours(cls, value: str) -> str:
-        if "/" in value or value.strip("*?") == "":
-            raise ValueError("a pattern names our own files directly below the path: studyspot-*")
-        return value
-
-
-class Hosts(Section):
-    """Log and temporary trees; ``host_root`` in ``include/upkeep.yaml`` says where a worker sees them."""
-
-    logs: tuple[LogTree, ...] = ()
-    temporary: tuple[TemporaryTree, ...] = ()
-    most_share: Share = 0.5
-    """The standing yes ends here: deleting more than this share of a set asks a person first."""
-
-    most_times_usual: float = Field(default=3.0, ge=1, le=100)
-    """… as does more than this many times what is usual."""
-
-
-def distinct(items: tuple[Any, ...], field: str) -> tuple[Any, ...]:
-    """``items``, unless two share ``field``. :raises ValueError: they do."""
-    seen: set[Any] = set()
-    for item in items:
-        value = getattr(item, field)
-        if value in seen:
-            raise ValueError(f"two entries with the same {field}: {value!r}")
-        seen.add(value)
-    return items

@@ -1,0 +1,203 @@
+"""Sections about getting it back: backups and their retention, recovery targets and drills."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from upkeep.findings import Severity
+from upkeep.platforms.base import AbsolutePath, Between, BucketName, Duration, KubernetesName, Section, Share
+
+
+def _folder(prefix: str) -> str:
+    if not prefix.endswith("/") or prefix.startswith("/"):
+        raise ValueError("a prefix ends with / and does not start with one: database/")
+    if any(part in ("", ".", "..") for part in prefix[:-1].split("/")):
+        raise ValueError("a prefix has no empty part, no . and no ..")
+    return prefix
+
+
+Prefix = Annotated[str, Field(pattern=r"^[A-Za-z0-9!_.*'()/-]+$", max_length=200), AfterValidator(_folder)]
+"""Where in the bucket: ``database/``."""
+
+Keep = Annotated[Duration, Between("1d", "20y")]
+
+
+class DatabaseBackup(Section):
+    """The database: a dump with its proof, or what an engine for physical backups makes."""
+
+    prefix: Prefix = "database/"
+    keep: Keep = timedelta(days=30)
+    """Younger backups are never deleted."""
+
+    engine: Literal["dump", "basebackup", "pgbackrest"] = "dump"
+    """``dump`` is pg_dump with digests of the same snapshot; the others add point-in-time recovery."""
+
+
+class FilesBackup(Section):
+    """Files of the application, copied from bucket to bucket."""
+
+    bucket: BucketName
+    """Where they live."""
+
+    prefix: Prefix = "files/"
+    storage_class: Literal["STANDARD", "STANDARD_IA", "INTELLIGENT_TIERING", "GLACIER_IR"] = "STANDARD_IA"
+    most_deleted: Share = 0.05
+    """More than this share of the files gone since yesterday stops the copy: somebody may be erasing them."""
+
+
+class ConfigurationBackup(Section):
+    """Configuration: host trees and Kubernetes objects in one archive that is the same for the same content."""
+
+    prefix: Prefix = "configuration/"
+    keep: Keep = timedelta(days=90)
+    paths: tuple[AbsolutePath, ...] = ()
+    """Trees on the platform's hosts."""
+
+    kubernetes: bool = True
+    """Also the objects of the platform's namespace; secrets only when ``backup.encryption`` is on."""
+
+    @model_validator(mode="after")
+    def _something(self) -> ConfigurationBackup:
+        if not self.paths and not self.kubernetes:
+            raise ValueError("neither paths nor kubernetes: there is nothing to keep")
+        return self
+
+
+class Generations(Section):
+    """How many of the last of each period are kept beyond their days: grandfather, father, son."""
+
+    daily: int = Field(default=7, ge=0, le=366)
+    weekly: int = Field(default=4, ge=0, le=520)
+    monthly: int = Field(default=12, ge=0, le=240)
+    yearly: int = Field(default=0, ge=0, le=50)
+
+
+class Backup(Section):
+    """What is kept, where, for how long; written through ``{platform}_backup_s3``."""
+
+    bucket: BucketName
+    """Where backups go; another account than the platform's, if it can be."""
+
+    database: DatabaseBackup | None = None
+    files: FilesBackup | None = None
+    configuration: ConfigurationBackup | None = None
+
+    encryption: Literal["none", "aes-256-gcm", "age"] = "none"
+    """Before upload, with the key of connection ``{platform}_backup_key``."""
+
+    keep_verified: int = Field(default=7, ge=1, le=1000)
+    """So many content-verified database backups are kept whatever their age; the newest always is."""
+
+    generations: Generations = Generations()
+    deleted_after: Annotated[Duration, Between("1h", "30d")] = timedelta(hours=24)
+    """A backup past its time is marked first and deleted this much later."""
+
+    most_share: Share = 0.5
+    """The standing yes ends here: deleting more than this share of the backups asks a person first."""
+
+    fresh: Annotated[Duration, Between("1h", "90d")] = timedelta(hours=36)
+    """Older than this, the newest backup is a finding; 1.5 times the time between two."""
+
+    size_band: Share = 0.4
+    """So far the size may be off the median of the last seven."""
+
+    least_size: Share = 0.5
+    """Less than this share of the median counts with ``severity``, whatever ``size_band`` says."""
+
+    severity: Severity = Severity.P1
+    """How bad a missing, old or broken backup is."""
+
+    object_lock: Annotated[Duration, Between("1d", "10y")] | None = None
+    """Retention that S3 Object Lock must enforce on new backups; none means no lock is asked for."""
+
+    unfinished: Annotated[Duration, Between("1h", "90d")] = timedelta(days=7)
+    """Uploads that never finished are swept after this."""
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Backup:
+        parts = [part for part in (self.database, self.files, self.configuration) if part is not None]
+        if not parts:
+            raise ValueError("neither database, files nor configuration: there is nothing to keep")
+        prefixes = sorted(part.prefix for part in parts)
+        for shorter, longer in pairwise(prefixes):
+            if longer.startswith(shorter):
+                raise ValueError(f"the prefixes {shorter!r} and {longer!r} overlap")
+        if self.files is not None and self.files.bucket == self.bucket:
+            raise ValueError(f"files.bucket and bucket are both {self.bucket!r}: that is no second copy")
+        if self.least_size > 1 - self.size_band and self.size_band < 1:
+            raise ValueError(
+                f"least_size ({self.least_size:g}) is inside size_band (±{self.size_band:g}): it would fire first"
+            )
+        if self.database is not None:
+            if self.database.keep <= self.fresh:
+                raise ValueError("database.keep is not longer than fresh: every backup would be old or gone")
+            if self.object_lock is not None and self.object_lock > self.database.keep:
+                raise ValueError("object_lock is longer than database.keep: nothing could be deleted in time")
+        return self
+
+
+class Drill(Section):
+    """How recovery is rehearsed."""
+
+    where: Literal["staging", "production"] = "staging"
+    """Production also asks a person each time, inside the quarterly window."""
+
+    failover: Literal["none", "streaming", "cloudnative_pg", "patroni"] = "none"
+    """What switches the primary: nothing, ``pg_ctl promote`` of a streaming standby, or an operator of the cluster."""
+
+    cluster: KubernetesName | None = None
+    """Name of the CloudNativePG or Patroni cluster."""
+
+    verified_within: Annotated[Duration, Between("1h", "30d")] = timedelta(hours=24)
+    """No drill in production without a backup verified in this time."""
+
+    no_open: Severity = Severity.P1
+    """No drill while a finding this bad or worse is open."""
+
+    abort_errors: Share = 0.05
+    """A drill is broken off and reverted when more than this share of its probes fail outside the expected gap."""
+
+    gap: Annotated[Duration, Between("1s", "1h")] = timedelta(minutes=5)
+    """For this long the platform may be away during failover or application recovery."""
+
+    canary: Annotated[Duration, Between("10ms", "10s")] = timedelta(milliseconds=100)
+    """Time between two rows of the canary while a drill runs."""
+
+    most: Annotated[Duration, Between("1m", "2d")] = timedelta(hours=2)
+    """A drill still running then is broken off and reverted."""
+
+    @model_validator(mode="after")
+    def _cluster(self) -> Drill:
+        if self.failover in ("cloudnative_pg", "patroni") and self.cluster is None:
+            raise ValueError(f"failover by {self.failover} needs the name of the cluster")
+        if self.gap > self.most:
+            raise ValueError("gap is longer than the whole drill (most)")
+        return self
+
+
+class Recovery(Section):
+    """Promises about losing everything, and how they are put to the test."""
+
+    rto: Annotated[Duration, Between("1m", "30d")]
+    """From the decision to restore until the platform is verified to work."""
+
+    rpo: Annotated[Duration, Between("1s", "30d")]
+    """So much of the newest data may be lost."""
+
+    severity: Severity = Severity.P1
+    """How bad it is when a drill misses one of them."""
+
+    heartbeat: Annotated[Duration, Between("10s", "1h")] = timedelta(minutes=1)
+    """Time between two rows of the heartbeat that measures the loss."""
+
+    drill: Drill = Drill()
+
+    @model_validator(mode="after")
+    def _measurable(self) -> Recovery:
+        if self.heartbeat > self.rpo:
+            raise ValueError("heartbeat is longer than rpo: the loss could not be measured")
+        return self
