@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from sandbox import certificates
 from sandbox.home import Home
-from sandbox.servers import postgres
+from sandbox.servers import postgres, redis, s3
+from sandbox.servers import postgres_faults as postgres_faults  # registers faults
 from sandbox.servers.endpoints import start_endpoints
 from sandbox.servers.kafka import start_kafka
 
@@ -16,6 +17,9 @@ SERVERS: dict[str, Callable[[Home], None]] = {
     "postgres.studyspot": postgres.start_studyspot,
     "postgres.studyspot_standby": postgres.start_studyspot_standby,
     "postgres.adaptive_learning": postgres.start_adaptive_learning,
+    "redis.studyspot": redis.start_studyspot_redis,
+    "redis.adaptive_learning": redis.start_adaptive_learning_redis,
+    "s3": s3.start_s3,
     "endpoints": start_endpoints,
     "kafka": start_kafka,
 }

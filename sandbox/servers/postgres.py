@@ -20,7 +20,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from sandbox import binaries, data, processes
-from sandbox.home import REPOSITORY, Home
+from sandbox.home import REPOSITORY, Home, SandboxError
 from sandbox.unprivileged import Unprivileged, unprivileged
 
 PORTS = {
@@ -42,6 +42,8 @@ SETTINGS: dict[str, str | int | bool] = {
     "wal_level": "replica",
     "wal_log_hints": True,
     "wal_keep_size": "64MB",
+    # A standby comes back soon after its primary.
+    "wal_retrieve_retry_interval": "500ms",
     "max_wal_size": "512MB",
     "max_slot_wal_keep_size": "4GB",
     "log_lock_waits": True,
@@ -90,8 +92,8 @@ def start_standby(home: Home, primary: str, name: str) -> None:
         with superuser(home, primary) as connection:
             _role(connection, "replicator", _password(home, primary, "replicator"), "replication")
             # Before the copy, so that no WAL is missing between the copy and the first start.
-            exists = connection.execute("select from pg_replication_slots where slot_name = %s", (slot,)).fetchone()
-            if not exists:
+            slots = connection.execute("select slot_name from pg_replication_slots where slot_name = %s", (slot,))
+            if slots.fetchone() is None:
                 connection.execute("select pg_create_physical_replication_slot(%s, true)", (slot,))
         source = make_conninfo(known["superuser_dsn"], user="replicator", dbname="", password="")
         with _draft(place, user) as draft:
@@ -178,7 +180,13 @@ def prepare_platform(home: Home, name: str, database: str) -> None:
 
 
 def superuser(home: Home, name: str, database: str = "postgres") -> psycopg.Connection[tuple[Any, ...]]:
-    """A connection of the superuser to a running cluster, each statement its own transaction."""
+    """
+    A connection of the superuser to a running cluster, each statement its own transaction.
+
+    :raises SandboxError: it does not run.
+    """
+    if processes.running(home, name) is None:
+        raise SandboxError(f"{name} does not run\nHINT: python -m sandbox up --only {name}")
     target = make_conninfo(home.facts(name)["superuser_dsn"], dbname=database, application_name="sandbox")
     return psycopg.connect(target, autocommit=True)
 
@@ -188,6 +196,11 @@ def dsn(home: Home, name: str, role: str, database: str) -> str:
     return make_conninfo(
         home.facts(name)["superuser_dsn"], user=role, password=_password(home, name, role), dbname=database
     )
+
+
+def held(wrong: str) -> str:
+    """Application name of the sessions that a fault holds open."""
+    return f"api {wrong}"
 
 
 def connection_to(home: Home, name: str, role: str, database: str) -> dict[str, Any]:
