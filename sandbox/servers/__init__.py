@@ -10,6 +10,7 @@ from sandbox.home import Home
 from sandbox.servers import postgres, redis, s3
 from sandbox.servers import postgres_faults as postgres_faults  # registers faults
 from sandbox.servers.endpoints import start_endpoints
+from sandbox.servers.inboxes import start_inboxes
 from sandbox.servers.kafka import start_kafka
 
 SERVERS: dict[str, Callable[[Home], None]] = {
@@ -22,6 +23,7 @@ SERVERS: dict[str, Callable[[Home], None]] = {
     "s3": s3.start_s3,
     "endpoints": start_endpoints,
     "kafka": start_kafka,
+    "inboxes": start_inboxes,
 }
 """Each starts one server unless it runs, loads what it holds, and publishes its connections."""
 
