@@ -14,13 +14,13 @@ import logging
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
-GROUPS = {"scheduler-service": "attempts.events", "mastery-updater": "mastery.updates"}
-"""Which group reads which topic."""
+from sandbox.kafka.topics import GROUPS, TOPICS
 
 _PER_SECOND = 4
 _TURN_S = 0.25
@@ -35,7 +35,7 @@ def produce(bootstrap: str, stopped: threading.Event) -> None:
     while not stopped.wait(1 / _PER_SECOND):
         number += 1
         event = json.dumps({"user": f"u-{number % 997}", "item": f"i-{number % 89}", "correct": number % 3 != 0})
-        for topic in (*GROUPS.values(), "notifications"):
+        for topic in TOPICS:
             producer.produce(topic, event.encode(), key=f"u-{number % 997}".encode())
         producer.poll(0)
     producer.flush(1)
@@ -56,7 +56,7 @@ def consume(bootstrap: str, group: str, topic: str, moods: Path, stopped: thread
             consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group, **_CONSUMER}, logger=log)
             consumer.subscribe([topic])
         try:
-            _turn(consumer, mood)
+            _turn(consumer, mood, lambda: _mood(moods, group))
         except KafkaException as trouble:
             log.warning("%s: %s", group, trouble)
             stopped.wait(_TURN_S)
@@ -64,7 +64,7 @@ def consume(bootstrap: str, group: str, topic: str, moods: Path, stopped: thread
         consumer.close()
 
 
-def _turn(consumer: Consumer, mood: dict[str, Any]) -> None:
+def _turn(consumer: Consumer, mood: dict[str, Any], now: Callable[[], dict[str, Any]]) -> None:
     began = time.monotonic()
     assigned = consumer.assignment()
     if mood["mood"] == "stuck":
@@ -79,7 +79,8 @@ def _turn(consumer: Consumer, mood: dict[str, Any]) -> None:
     newest: dict[tuple[str, int], int] = {}
     for message in messages:
         newest[message.topic(), message.partition()] = message.offset() + 1
-    if newest:
+    # What was read before the mood turned must not be committed after it: a stuck consumer is stuck at once.
+    if newest and now() == mood:
         offsets = [TopicPartition(topic, index, offset) for (topic, index), offset in newest.items()]
         consumer.commit(offsets=offsets, asynchronous=False)
     if slow:

@@ -4,34 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
-
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
-from confluent_kafka.admin import (
-    AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
-    NewTopic,
-    OffsetSpec,
-)
 
 from sandbox import processes
 from sandbox.faults import fault
 from sandbox.home import REPOSITORY, Home
 from sandbox.kafka import orders
-from sandbox.kafka.application import GROUPS
+from sandbox.kafka.topics import GROUPS, TOPICS
 
 BROKERS = 3
-PARTITIONS = 3
-DAY_MS = 86_400_000
-TOPICS = {"attempts.events": 7 * DAY_MS, "mastery.updates": 3 * DAY_MS, "notifications": 7 * DAY_MS}
-"""``retention.ms`` of each."""
-
 STUCK_MESSAGES = 900_000
 SLOW_PER_SECOND = 5_000
-_SETTLED = 1_000
-"""Fewer messages behind than this is an ordinary moment."""
 
 
 def start_kafka(home: Home) -> None:
@@ -45,7 +29,9 @@ def start_kafka(home: Home) -> None:
         ready=lambda: any(processes.listening(port) for port in ports),
     )
     home.connect("adaptive_learning_kafka", {"conn_type": "kafka", "extra": {"bootstrap.servers": bootstrap_of(home)}})
-    _topics(home)
+    from sandbox.kafka import client
+
+    client.create_topics(bootstrap_of(home), BROKERS)
     processes.start(
         home,
         "kafka.application",
@@ -66,35 +52,14 @@ def bootstrap_of(home: Home) -> str:
     return ",".join(f"127.0.0.1:{port}" for port in ports_of(home))
 
 
-def _admin(home: Home) -> AdminClient:
-    return AdminClient({"bootstrap.servers": bootstrap_of(home), "log_level": 0})
-
-
-def _topics(home: Home) -> None:
-    admin = _admin(home)
-    known = admin.list_topics(timeout=10).topics
-    missing = [
-        NewTopic(name, PARTITIONS, BROKERS, config={"retention.ms": str(keep), "min.insync.replicas": "2"})
-        for name, keep in TOPICS.items()
-        if name not in known
-    ]
-    if missing:
-        for created in admin.create_topics(missing).values():
-            created.result(10)
-
-
 def lag(home: Home, group: str) -> int:
-    """Messages of its topic that the group has not committed; an uncommitted partition counts whole."""
-    admin = _admin(home)
-    partitions = [TopicPartition(GROUPS[group], index) for index in range(PARTITIONS)]
-    asked = ConsumerGroupTopicPartitions(group, partitions)
-    committed = admin.list_consumer_group_offsets([asked])[group].result(10).topic_partitions
-    ends = admin.list_offsets({partition: OffsetSpec.latest() for partition in partitions})
-    at = {partition.partition: end.result(10).offset for partition, end in ends.items()}
-    return sum(at[c.partition] - max(c.offset, 0) for c in committed)
+    """Messages that ``group`` has not committed."""
+    from sandbox.kafka import client
+
+    return client.lag(bootstrap_of(home), group)
 
 
-def _moods(home: Home) -> Any:
+def _moods(home: Home) -> Path:
     return home.directory("kafka") / "moods.json"
 
 
@@ -108,13 +73,10 @@ def _be(home: Home, group: str, mood: str, **details: Any) -> None:
 
 
 def _wait_until_settled(home: Home) -> None:
-    def settled() -> bool:
-        try:
-            return all(lag(home, group) < _SETTLED for group in GROUPS)
-        except KafkaException:
-            return False
+    from sandbox.kafka import client
 
-    processes.wait_until(settled, 30, "the consumers to catch up", home.logs / "kafka.application.log")
+    log = home.logs / "kafka.application.log"
+    processes.wait_until(lambda: client.settled(bootstrap_of(home)), 40, "the consumers to catch up", log)
 
 
 # -- faults --------------------------------------------------------------------------------------------------
@@ -131,7 +93,10 @@ def _crawl(home: Home) -> None:
 
 
 def _leave(home: Home) -> None:
+    from sandbox.kafka import client
+
     _be(home, "mastery-updater", "gone")
+    processes.wait_until(lambda: client.members(bootstrap_of(home), "mastery-updater") == 0, 10, "them to leave")
 
 
 def _work(home: Home) -> None:
@@ -150,11 +115,15 @@ def _up(home: Home) -> None:
 
 
 def _retain(home: Home, value: int) -> None:
-    entry = ConfigEntry("retention.ms", str(value), incremental_operation=AlterConfigOpType.SET)
-    topic = ConfigResource(ConfigResource.Type.TOPIC, "notifications", incremental_configs=[entry])
-    admin = _admin(home)
-    for altered in admin.incremental_alter_configs([topic]).values():
-        altered.result(10)
+    from sandbox.kafka import client
+
+    client.retain(bootstrap_of(home), "notifications", value)
+
+
+def _thaw(home: Home) -> None:
+    # Broker 2 itself would not answer the order that heals it.
+    orders.control(ports_of(home)[::2], hanging=[])
+    _wait_until_settled(home)
 
 
 fault(
@@ -186,7 +155,7 @@ fault(
     "adaptive_learning_kafka_broker_hangs",
     "broker 2 of 3 accepts connections and never answers",
     break_=lambda home: orders.control(ports_of(home), hanging=[2]),
-    heal=lambda home: orders.control(ports_of(home)[::2], hanging=[]),
+    heal=_thaw,
 )
 fault(
     "adaptive_learning_offline_partition",
