@@ -12,6 +12,7 @@ from sandbox.servers import postgres_faults as postgres_faults  # registers faul
 from sandbox.servers.endpoints import start_endpoints
 from sandbox.servers.inboxes import start_inboxes
 from sandbox.servers.kafka import start_kafka
+from sandbox.servers.kubernetes import start_kubernetes
 
 SERVERS: dict[str, Callable[[Home], None]] = {
     "postgres.control": postgres.start_control,
@@ -23,6 +24,7 @@ SERVERS: dict[str, Callable[[Home], None]] = {
     "s3": s3.start_s3,
     "endpoints": start_endpoints,
     "kafka": start_kafka,
+    "kubernetes": start_kubernetes,
     "inboxes": start_inboxes,
 }
 """Each starts one server unless it runs, loads what it holds, and publishes its connections."""
