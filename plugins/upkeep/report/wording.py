@@ -1,0 +1,127 @@
+"""How numbers, times and lengths are said to people."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+_SIZES = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def size(count: float) -> str:
+    """``13002342`` → ``12.4 MiB``."""
+    value = float(count)
+    for unit in _SIZES[:-1]:
+        if abs(value) < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" or abs(value) >= 100 else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} {_SIZES[-1]}"
+
+
+def span(seconds: float) -> str:
+    """``11520`` → ``3 h 12 min``; the two largest units, milliseconds below a second."""
+    if seconds < 0:
+        return f"-{span(-seconds)}"
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for unit, length, part, part_length in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= length:
+            rest = whole % length // part_length
+            return f"{whole // length} {unit}" + (f" {rest} {part}" if rest else "")
+    raise AssertionError(whole)
+
+
+def number(value: float) -> str:
+    """``1234567`` → ``1,234,567``; at most four significant digits behind the point."""
+    if not math.isfinite(value):
+        return "not a number"
+    if value == int(value) and abs(value) < 1e15:
+        return f"{int(value):,}"
+    if abs(value) >= 1000:
+        return f"{value:,.1f}"
+    return f"{value:.4g}"
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """``counted(2, "finding")`` → ``2 findings``."""
+    return f"{number(count)} {one if count == 1 else many or one + 's'}"
+
+
+def clock(at: datetime) -> str:
+    """``2026-11-14 02:00:03 UTC``."""
+    return at.strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def hour(at: datetime, now: datetime) -> str:
+    """The time of day, with its date when that is not today's."""
+    return at.strftime("%H:%M UTC" if at.date() == now.date() else "%Y-%m-%d %H:%M UTC")
+
+
+_BYTES = re.compile(r"(^|_)bytes($|_)|_size$|^size$")
+_SECONDS = re.compile(r"(_s|seconds|_lag|_age)$")
+_SHARE = re.compile(r"(^|_)(share|rate|ratio)$")
+
+
+def fact(name: str, value: Any) -> str:
+    """One fact for people; its name says its unit (``bytes_freed``, ``lag_s``, ``hit_rate``)."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (int, float)):
+        if _BYTES.search(name):
+            return size(value)
+        if _SECONDS.search(name):
+            return span(value)
+        if _SHARE.search(name) and 0 <= value <= 1:
+            return f"{value * 100:.3g} %"
+        return number(value)
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def words(name: str) -> str:
+    """``dead_tuples`` → ``dead tuples``."""
+    return name.replace("_", " ").strip()
+
+
+def facts_line(facts: Mapping[str, Any], most: int = 4, most_length: int = 60) -> str:
+    """The first simple facts in one line: ``used memory 62.0 MiB · clients 12``."""
+    shown: list[str] = []
+    for name, value in facts.items():
+        if isinstance(value, (list, dict)) or value in ("", None):
+            continue
+        text = fact(name, value)
+        if len(text) <= most_length and len(shown) < most:
+            shown.append(f"{words(name)} {text}")
+    return " · ".join(shown)
+
+
+def change(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """``[(what, before, after)]``, what both know first; an empty text where one side is silent."""
+    names = [name for name in before if name in after]
+    names += [name for name in after if name not in before]
+    names += [name for name in before if name not in after]
+    return [
+        (
+            words(name),
+            fact(name, before[name]) if name in before else "",
+            fact(name, after[name]) if name in after else "",
+        )
+        for name in names
+    ]
+
+
+def past(verb: str) -> str:
+    """``vacuum`` → ``vacuumed``; ``delete`` → ``deleted``."""
+    first, _, rest = verb.replace("_", " ").partition(" ")
+    done = first if first.endswith("ed") else f"{first}d" if first.endswith("e") else f"{first}ed"
+    return f"{done} {rest}".strip()
