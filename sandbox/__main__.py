@@ -1,8 +1,10 @@
-"""``python -m sandbox up|down|status|env|break WHAT|heal WHAT``."""
+"""``python -m sandbox up|down|status|env|faults|break WHAT|heal WHAT|serve``."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -21,7 +23,13 @@ def main(argv: list[str] | None = None) -> int:
     up.add_argument("--only", help="these servers only, by comma")
     up.add_argument("--scale", type=float, default=1.0, help="size of the sample data (tests 0.02, demo 1, benches 20)")
     commands.add_parser("down", help="stop everything that was started")
-    commands.add_parser("status", help="what runs, where, and what is broken")
+    status_ = commands.add_parser("status", help="what runs, where, and what is broken")
+    status_.add_argument(
+        "--check", action="store_true", help="exit with 1 when something that was started is not running"
+    )
+    serve_ = commands.add_parser("serve", help="up, then stay in the foreground; down at the end (for containers)")
+    serve_.add_argument("--without", default="", help="all servers but these, by comma")
+    serve_.add_argument("--scale", type=float, default=1.0)
     commands.add_parser("env", help="export lines: connections and settings for Airflow and for python -m upkeep")
     commands.add_parser("faults", help="what can be broken")
     for verb in ("break", "heal"):
@@ -43,6 +51,10 @@ def _run(home: Home, arguments: argparse.Namespace) -> int:
             down(home)
         case "status":
             print(status(home))
+            return int(arguments.check and not all_running(home))
+        case "serve":
+            without = arguments.without.split(",")
+            serve(home, only=[name for name in SERVERS if name not in without], scale=arguments.scale)
         case "env":
             for key, value in environment(home).items():
                 print(f"export {key}={_quoted(value)}")
@@ -75,6 +87,28 @@ def down(home: Home) -> None:
     """Stop every process this sandbox started, the latest first."""
     for name in reversed(list(home.state().get("processes", {}))):
         processes.stop(home, name)
+
+
+def serve(home: Home, *, only: list[str], scale: float) -> None:
+    """Run in the foreground until SIGTERM or SIGINT; Airflow elsewhere reads the two files this writes."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        up(home, only=only, scale=scale)
+        state = home.state()
+        (home.path / "connections.json").write_text(json.dumps(state.get("connections", {})))
+        made = {"connect_to": state.get("connect_to", {}), "host_root": str(home.directory("hosts"))}
+        (home.path / "upkeep.yaml").write_text(json.dumps(made, indent=1))
+        print("serving", flush=True)
+        signal.pause()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        down(home)
+
+
+def all_running(home: Home) -> bool:
+    names = home.state().get("processes", {})
+    return bool(names) and all(processes.running(home, name) for name in names)
 
 
 def status(home: Home) -> str:

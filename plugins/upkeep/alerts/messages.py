@@ -71,7 +71,10 @@ def headline(platform: Platform, change: Change) -> str:
     finding = change.finding
     level = platform.severity.levels.get(finding.severity)
     name = f"{finding.check} {finding.object}".strip()
-    return f"{platform.title} {level.name if level else finding.severity}: {name}: {finding.summary}"
+    # NUL passes neither through the ledger nor through anybody's JSON.
+    return f"{platform.title} {level.name if level else finding.severity}: {name}: {finding.summary}".replace(
+        "\0", "\ufffd"
+    )
 
 
 def _pagerduty(platform: Platform, change: Change) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from upkeep.findings import Finding, Outcome, Severity, alert_key
-from upkeep.ledger.jsonb import jsonb
+from upkeep.ledger.jsonb import jsonb, text
 from upkeep.ledger.run import Connection, Run
 
 Event = Literal["opened", "reopened", "worse", "better", "resolved"]
@@ -37,7 +37,7 @@ def apply(connection: Connection, run: Run, outcome: Outcome) -> list[Change]:
     changes = []
     seen = set()
     for finding in sorted(outcome.findings, key=lambda f: f.object):
-        key = alert_key(run.platform, finding.check, finding.object)
+        key = text(alert_key(run.platform, finding.check, finding.object))
         if key not in seen:
             changes += _see(connection, run, key, finding, "finding")
         seen.add(key)
@@ -46,7 +46,7 @@ def apply(connection: Connection, run: Run, outcome: Outcome) -> list[Change]:
         # Whoever could look at any part of a check also ends "could not look" of the whole.
         " and (%(scope)s = '' or object = %(scope)s or (object = '' and kind = 'unknown'))"
         " and not key = any(%(seen)s) order by key for update",
-        {"platform": run.platform, "check": outcome.check, "scope": outcome.object, "seen": list(seen)},
+        {"platform": run.platform, "check": outcome.check, "scope": text(outcome.object), "seen": list(seen)},
     ).fetchall()
     for row in repaired:
         connection.execute(
@@ -65,7 +65,7 @@ def _could_not_look(connection: Connection, run: Run, outcome: Outcome) -> list[
         hint="make it reachable for Upkeep; until then nobody knows how it is.",
         facts=outcome.facts,
     )
-    key = alert_key(run.platform, outcome.check, outcome.object)
+    key = text(alert_key(run.platform, outcome.check, outcome.object))
     row = connection.execute("select * from findings where key = %s for update", [key]).fetchone()
     if row and row["state"] == "open" and row["kind"] == "finding":
         # What was wrong is still wrong as far as anybody knows.
@@ -80,11 +80,11 @@ def _see(
         "key": key,
         "platform": run.platform,
         "check": finding.check,
-        "object": finding.object,
+        "object": text(finding.object),
         "kind": kind,
         "severity": finding.severity.value,
-        "summary": finding.summary[:2000],
-        "hint": finding.hint[:2000],
+        "summary": text(finding.summary[:2000]),
+        "hint": text(finding.hint[:2000]),
         "facts": jsonb(dict(finding.facts)),
     }
     opened = connection.execute(
@@ -132,7 +132,7 @@ def _change(
     connection.execute(
         "insert into finding_events (key, event, severity, summary, dag_id, run_id, task_id)"
         " values (%s, %s, %s, %s, %s, %s, %s)",
-        [row["key"], event, finding.severity.value, finding.summary[:2000], run.dag_id, run.run_id, run.task_id],
+        [row["key"], event, finding.severity.value, text(finding.summary[:2000]), run.dag_id, run.run_id, run.task_id],
     )
     return Change(
         event=event,

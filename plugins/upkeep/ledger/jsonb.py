@@ -1,4 +1,4 @@
-"""JSON that Postgres accepts."""
+"""Text and JSON that Postgres accepts."""
 
 from __future__ import annotations
 
@@ -14,9 +14,14 @@ def jsonb(value: Any) -> Jsonb:
     return Jsonb(value, dumps=lambda content: json.dumps(_clean(content), default=str, allow_nan=False))
 
 
+def text(value: str) -> str:
+    """``value`` without NUL, which no text column takes."""
+    return value.replace("\0", "\ufffd")
+
+
 def _clean(value: Any) -> Any:
     if isinstance(value, str):
-        return value.replace("\0", "\ufffd")
+        return text(value)
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return None
     if isinstance(value, Mapping):

@@ -17,7 +17,7 @@ from psycopg.rows import dict_row
 from upkeep.errors import LedgerError
 from upkeep.findings import Outcome, Severity
 from upkeep.ledger import actions, findings
-from upkeep.ledger.jsonb import jsonb
+from upkeep.ledger.jsonb import jsonb, text
 from upkeep.ledger.outbox import Message, enqueue
 from upkeep.ledger.run import Connection, Run
 
@@ -205,8 +205,8 @@ def _write(connection: Connection, run: Run, outcome: Outcome) -> None:
         " explained_by, findings, facts, started_at, seconds, evidence)"
         " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
         [
-            run.platform, run.dag_id, run.run_id, run.task_id, outcome.check, outcome.object, outcome.state,
-            outcome.severity.value, outcome.reason, outcome.explained_by, jsonb(found),
+            run.platform, run.dag_id, run.run_id, run.task_id, outcome.check, text(outcome.object), outcome.state,
+            outcome.severity.value, text(outcome.reason), outcome.explained_by, jsonb(found),
             jsonb(dict(outcome.facts)), outcome.at, outcome.seconds, evidence,
         ],
     )  # fmt: skip
