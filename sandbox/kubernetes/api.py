@@ -277,8 +277,7 @@ def _apply(cluster: Cluster, request: Request, target: Target) -> Response:
 
 
 def _delete_options(request: Request, resource: Resource) -> Object:
-    # kubectl's typed clients send their options as protobuf; what is in the query is then all we know.
-    body = {} if "protobuf" in request.media_type else request.json() or {}
+    body = request.json() or {}
     grace = body.get("gracePeriodSeconds", request.query.get("gracePeriodSeconds"))
     # batch/v1 Jobs are the one kind whose pods stay unless the client asks otherwise.
     default = "Orphan" if resource is JOBS else "Background"

@@ -29,6 +29,7 @@ Object = dict[str, Any]
 
 _TICK_S = 0.1
 _SAVE_S = 2.0
+_ROUNDS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Cluster:
         self.logs = directory / "logs"
         self.kubelets = Kubelets(self.store, self.logs, start_s=pace.start_s, backoff_s=pace.backoff_s)
         self._autoscaler = Autoscaler(self.store, self.settings)
+        self._settled, self._settled_at = 0, 0.0
         self._stopping = threading.Event()
         self._loop = threading.Thread(target=self._run, name="controllers", daemon=True)
         self._controllers: dict[str, Callable[[], None]] = {
@@ -97,23 +99,32 @@ class Cluster:
         self.save()
 
     def _run(self) -> None:
-        seen, saved, saved_at, autoscaled_at = 0, self.store.version, time.monotonic(), 0.0
+        saved, saved_at, autoscaled_at = self.store.version, time.monotonic(), 0.0
         while not self._stopping.is_set():
             with self.store.lock:
                 self._step("kubelets", self.kubelets.sync)
-                now = time.monotonic()
-                if now - autoscaled_at >= self.pace.autoscale_s:
-                    autoscaled_at = now
+                if time.monotonic() - autoscaled_at >= self.pace.autoscale_s:
+                    autoscaled_at = time.monotonic()
                     self._step("autoscalers", self._autoscaler.sync)
-                # Controllers of what waits for time alone (deadlines, minReadySeconds) look once a second at least.
-                if self.store.version != seen or now % 1 < _TICK_S:
-                    for name, sync in self._controllers.items():
-                        self._step(name, sync)
-                    seen = self.store.version
+                self._settle()
             if self.store.version != saved and time.monotonic() - saved_at > _SAVE_S:
                 saved, saved_at = self.store.version, time.monotonic()
                 self.save()
             self._stopping.wait(_TICK_S)
+
+    def _settle(self) -> None:
+        """Let the controllers answer each other until nothing changes; each sees what the others did."""
+        now = time.monotonic()
+        # What waits for time alone (deadlines, minReadySeconds) is looked at twice a second.
+        if self.store.version == self._settled and now - self._settled_at < 0.5:
+            return
+        for _ in range(_ROUNDS):
+            before = self.store.version
+            for name, sync in self._controllers.items():
+                self._step(name, sync)
+            if self.store.version == before:
+                break
+        self._settled, self._settled_at = self.store.version, now
 
     def _step(self, name: str, sync: Callable[[], None]) -> None:
         """One controller's crash must not stop the others; the log tells."""

@@ -11,6 +11,7 @@ from sandbox.kubernetes import clock
 from sandbox.kubernetes.conditions import condition, made
 from sandbox.kubernetes.events import record
 from sandbox.kubernetes.quantities import scaled
+from sandbox.kubernetes.replicas import for_each
 from sandbox.kubernetes.resources import DEPLOYMENTS, PODS, REPLICA_SETS
 from sandbox.kubernetes.store import Store, owner_reference
 
@@ -22,9 +23,7 @@ _NOT_COPIED = {REVISION, "kubectl.kubernetes.io/last-applied-configuration", "de
 
 
 def sync_deployments(store: Store) -> None:
-    for deployment in store.all(DEPLOYMENTS):
-        if "deletionTimestamp" not in deployment["metadata"]:
-            _sync(store, deployment)
+    for_each(store, DEPLOYMENTS, _sync)
 
 
 def _sync(store: Store, deployment: Object) -> None:

@@ -67,6 +67,14 @@ def answer(parts: list[str], *, metrics: bool) -> Any:
             return _kinds("", version, unstored)
         case ["apis", group, version]:
             return _kinds(group, version, unstored)
+        case ["openapi", "v3"]:
+            versions = sorted({(resource.group, resource.version) for resource in RESOURCES.values()})
+            paths = [f"apis/{group}/{version}" if group else f"api/{version}" for group, version in versions]
+            return {"paths": {path: {"serverRelativeURL": f"/openapi/v3/{path}"} for path in paths}}
+        case ["openapi", "v3", "api", version]:
+            return _open_api("", version)
+        case ["openapi", "v3", "apis", group, version]:
+            return _open_api(group, version)
     return None
 
 
@@ -99,3 +107,17 @@ def _described(resource: Resource) -> list[Object]:
             {**common, "name": f"{resource.plural}/{sub}", "singularName": "", "kind": kind, "verbs": verbs, **extra}
         )
     return made
+
+
+def _open_api(group: str, version: str) -> Object:
+    """No schemas: just enough for kubectl to leave validation and dry runs to the server."""
+    parameters = [{"name": name, "in": "query"} for name in ("dryRun", "fieldManager", "fieldValidation", "force")]
+    paths = {}
+    for resource in RESOURCES.values():
+        if (resource.group, resource.version) == (group, version):
+            names = {"group": group, "version": version, "kind": resource.kind}
+            patch = {"parameters": parameters, "responses": {}, "x-kubernetes-group-version-kind": names}
+            where = f"/apis/{group}/{version}" if group else f"/api/{version}"
+            spot = "/namespaces/{namespace}" if resource.namespaced else ""
+            paths[f"{where}{spot}/{resource.plural}/{{name}}"] = {"patch": patch}
+    return {"openapi": "3.0.0", "info": {"title": "Kubernetes", "version": VERSION["gitVersion"]}, "paths": paths}

@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from sandbox.kubernetes.errors import bad_request, unsupported_media_type
+from sandbox.kubernetes.errors import bad_request
+from sandbox.kubernetes.protobuf import decode
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,11 @@ class Request:
         return self.query.get(name, "").lower() in ("true", "1")
 
     def json(self) -> Any:
-        """The body; empty for none. :raises ApiError: 400, it cannot be parsed; 415, it is protobuf."""
+        """The body; empty for none. :raises ApiError: 400, it cannot be parsed; 415, protobuf of an unknown kind."""
         if not self.body:
             return {}
         if "protobuf" in self.media_type:
-            raise unsupported_media_type("this cluster speaks JSON and YAML only")
+            return decode(self.body)
         try:
             if self.media_type.endswith("yaml"):
                 return yaml.safe_load(self.body)

@@ -6,18 +6,28 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-from sandbox.kubernetes.conditions import is_active, is_available, is_ready
+from sandbox.kubernetes.conditions import is_active, is_available, is_ready, is_terminating
+from sandbox.kubernetes.errors import ApiError
 from sandbox.kubernetes.events import record
-from sandbox.kubernetes.resources import PODS, REPLICA_SETS
+from sandbox.kubernetes.resources import PODS, REPLICA_SETS, Resource
 from sandbox.kubernetes.store import Store, owner_reference
 
 Object = dict[str, Any]
 
 
+def for_each(store: Store, resource: Resource, sync: Callable[[Store, Object], None]) -> None:
+    """Sync every object of a kind; one whose pods are refused gets an event and does not stop the others."""
+    for obj in store.all(resource):
+        if not is_terminating(obj):
+            try:
+                sync(store, obj)
+            except ApiError as refused:
+                component = f"{resource.kind.lower()}-controller"
+                record(store, obj, "Warning", "FailedCreate", refused.message, component=component)
+
+
 def sync_replica_sets(store: Store) -> None:
-    for replica_set in store.all(REPLICA_SETS):
-        if "deletionTimestamp" not in replica_set["metadata"]:
-            _sync(store, replica_set)
+    for_each(store, REPLICA_SETS, _sync)
 
 
 def _sync(store: Store, replica_set: Object) -> None:

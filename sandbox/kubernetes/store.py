@@ -210,6 +210,9 @@ class Store:
             return self._replace(resource, stored, new)
 
     def set_status(self, resource: Resource, obj: Object, status: Object) -> Object:
+        if obj.get("status") == status:
+            # Most often; spares the copy.
+            return obj
         return self.edit(resource, obj, lambda new: new.update(status=status))
 
     def _replace(self, resource: Resource, stored: Object, new: Object) -> Object:

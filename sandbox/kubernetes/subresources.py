@@ -55,9 +55,7 @@ def scale(cluster: Cluster, resource: Resource, obj: Object, request: Request) -
 
 
 def evict_pod(cluster: Cluster, pod: Object, request: Request) -> Response:
-    # kubectl drain posts protobuf; the path alone says which pod is meant.
-    body = {} if "protobuf" in request.media_type else request.json()
-    options = body.get("deleteOptions") or {}
+    options = request.json().get("deleteOptions") or {}
     dry_run = request.dry_run or options.get("dryRun") == ["All"]
     evict(cluster.store, pod, grace_s=options.get("gracePeriodSeconds"), dry_run=dry_run)
     return Response({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}, 201)

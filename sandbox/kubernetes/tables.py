@@ -22,6 +22,8 @@ def table(resource: Resource, objects: list[Object], head: Object, include: str)
     """:param include: ``Object``, ``Metadata`` or ``None``: what each row carries besides its cells."""
     columns, cells = _COLUMNS.get(resource.kind, ([], lambda obj: []))
     names = ["Name", *columns, "Age"]
+    # kubectl shows an event's name and age with -o wide only.
+    hidden = {"Name", "Age"} if resource.kind == "Event" else set()
     rows = [
         {"cells": [obj["metadata"]["name"], *cells(obj), _age(obj)], "object": _carried(obj, include)}
         for obj in objects
@@ -36,7 +38,7 @@ def table(resource: Resource, objects: list[Object], head: Object, include: str)
                 "type": "string",
                 "format": "name" if name == "Name" else "",
                 "description": "",
-                "priority": 0,
+                "priority": int(name in hidden),
             }
             for name in names
         ],

@@ -9,9 +9,8 @@ from typing import Any
 
 from sandbox.kubernetes import clock
 from sandbox.kubernetes.conditions import condition, is_active, is_ready, is_terminating, made, node_ready
-from sandbox.kubernetes.errors import ApiError
 from sandbox.kubernetes.events import record
-from sandbox.kubernetes.replicas import create_pod
+from sandbox.kubernetes.replicas import create_pod, for_each
 from sandbox.kubernetes.resources import CLAIMS, DAEMON_SETS, JOBS, NODES, PODS, STATEFUL_SETS
 from sandbox.kubernetes.store import Store, suffix
 
@@ -33,9 +32,7 @@ def _revision(pod: Object) -> str:
 
 
 def sync_stateful_sets(store: Store) -> None:
-    for owner in store.all(STATEFUL_SETS):
-        if not is_terminating(owner):
-            _sync_stateful_set(store, owner)
+    for_each(store, STATEFUL_SETS, _sync_stateful_set)
 
 
 def _sync_stateful_set(store: Store, owner: Object) -> None:
@@ -109,9 +106,7 @@ def _stateful_pod(store: Store, owner: Object, name: str, revision: str) -> Obje
 
 
 def sync_daemon_sets(store: Store) -> None:
-    for owner in store.all(DAEMON_SETS):
-        if not is_terminating(owner):
-            _sync_daemon_set(store, owner)
+    for_each(store, DAEMON_SETS, _sync_daemon_set)
 
 
 def _sync_daemon_set(store: Store, owner: Object) -> None:
@@ -164,9 +159,7 @@ def _sync_daemon_set(store: Store, owner: Object) -> None:
 
 
 def sync_jobs(store: Store) -> None:
-    for job in store.all(JOBS):
-        if not is_terminating(job) and not _finished(job):
-            _sync_job(store, job)
+    for_each(store, JOBS, _sync_job)
 
 
 def _finished(job: Object) -> bool:
@@ -175,7 +168,7 @@ def _finished(job: Object) -> bool:
 
 def _sync_job(store: Store, job: Object) -> None:
     spec, was = job["spec"], job.get("status") or {}
-    if spec.get("suspend"):
+    if spec.get("suspend") or _finished(job):
         return
     pods = store.owned(PODS, job)
     succeeded = sum(pod["status"]["phase"] == "Succeeded" for pod in pods)
@@ -193,7 +186,7 @@ def _sync_job(store: Store, job: Object) -> None:
         verdict = ("Complete", "CompletionsReached", "Reached expected number of succeeded pods")
     if verdict is None:
         for _ in range(min(spec["parallelism"], spec["completions"] - succeeded) - len(active)):
-            active.append(_job_pod(store, job))
+            active.append(create_pod(store, job, spec["template"], name=f"{job['metadata']['name'][:57]}-{suffix()}"))
     status: Object = {"startTime": started, "active": len(active), "ready": sum(map(is_ready, active))}
     status.update({"succeeded": succeeded} if succeeded else {})
     status.update({"failed": failed} if failed else {})
@@ -208,12 +201,3 @@ def _sync_job(store: Store, job: Object) -> None:
         level = "Normal" if kind == "Complete" else "Warning"
         record(store, job, level, "Completed" if kind == "Complete" else reason, message, component="job-controller")
     store.set_status(JOBS, job, {**status, "uncountedTerminatedPods": {}})
-
-
-def _job_pod(store: Store, job: Object) -> Object:
-    name = job["metadata"]["name"]
-    try:
-        return create_pod(store, job, job["spec"]["template"], name=f"{name[:57]}-{suffix()}")
-    except ApiError as refused:
-        record(store, job, "Warning", "FailedCreate", refused.message, component="job-controller")
-        raise
