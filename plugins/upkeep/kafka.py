@@ -81,6 +81,8 @@ def connect(config: Mapping[str, Any]) -> Admin:
     errors: list[tuple[str, str]] = []
     ours: dict[str, Any] = {
         "client.id": "upkeep",
+        # When a client ends, librdkafka forgets its logger and writes to stderr again.
+        "log_level": 0,
         # A look lives for seconds: a broker that comes back meanwhile should be seen.
         "reconnect.backoff.max.ms": 500,
         "error_cb": lambda error: errors.append((error.name(), error.str())),

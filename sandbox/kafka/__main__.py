@@ -1,4 +1,4 @@
-"""``python -m sandbox.kafka DIRECTORY PORT [PORT ...] [--user NAME:PASSWORD]``: a broker on each port."""
+"""``python -m sandbox.kafka DIRECTORY PORT [PORT ...] [--user NAME:PASSWORD] [--certificate PEM]``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import ssl
 import struct
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,12 @@ _MOST_BYTES = 100 * 1024 * 1024
 class Server:
     """Listens for all brokers that are up; looks every 100 ms whether that changed."""
 
-    def __init__(self, cluster: Cluster, user: str = "") -> None:
+    def __init__(self, cluster: Cluster, user: str = "", certificate: Path | None = None) -> None:
         self.cluster, self.user = cluster, user
+        self.tls: ssl.SSLContext | None = None
+        if certificate:
+            self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self.tls.load_cert_chain(certificate)
         self.groups: dict[str, Group] = {}
         self.listening: dict[int, asyncio.Server] = {}
         self.connections: dict[int, set[asyncio.StreamWriter]] = {id: set() for id in cluster.ports}
@@ -54,7 +59,7 @@ class Server:
                     self._close(id)
                 elif id not in self.cluster.down and id not in self.listening:
                     self.listening[id] = await asyncio.start_server(
-                        lambda reader, writer, id=id: self._serve(id, reader, writer), HOST, port
+                        lambda reader, writer, id=id: self._serve(id, reader, writer), HOST, port, ssl=self.tls
                     )
                     log.info("broker %d listens on %d", id, port)
             for group in self.groups.values():
@@ -170,7 +175,8 @@ async def _main(arguments: argparse.Namespace) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     ports = {id: port for id, port in enumerate(arguments.ports, 1)}
-    await Server(Cluster.load(arguments.directory, ports), arguments.user).run(stopped)
+    cluster = Cluster.load(arguments.directory, ports)
+    await Server(cluster, arguments.user, arguments.certificate).run(stopped)
 
 
 if __name__ == "__main__":
@@ -178,5 +184,6 @@ if __name__ == "__main__":
     parser.add_argument("directory", type=Path, help="where logs and state are kept")
     parser.add_argument("ports", type=int, nargs="+", help="one for each broker")
     parser.add_argument("--user", default="", help="NAME:PASSWORD that clients must give (SASL PLAIN)")
+    parser.add_argument("--certificate", type=Path, help="key, certificate and chain: then all brokers speak TLS")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     asyncio.run(_main(parser.parse_args()))
