@@ -13,6 +13,7 @@ from sandbox.servers.endpoints import start_endpoints
 from sandbox.servers.inboxes import start_inboxes
 from sandbox.servers.kafka import start_kafka
 from sandbox.servers.kubernetes import start_kubernetes
+from sandbox.servers.prometheus import start_node_exporter, start_prometheus
 
 SERVERS: dict[str, Callable[[Home], None]] = {
     "postgres.control": postgres.start_control,
@@ -26,6 +27,8 @@ SERVERS: dict[str, Callable[[Home], None]] = {
     "kafka": start_kafka,
     "kubernetes": start_kubernetes,
     "inboxes": start_inboxes,
+    "node_exporter": start_node_exporter,
+    "prometheus": start_prometheus,
 }
 """Each starts one server unless it runs, loads what it holds, and publishes its connections."""
 

@@ -17,7 +17,7 @@ NAME = "inboxes"
 HOSTS = ("events.pagerduty.com", "events.eu.pagerduty.com", "api.pagerduty.com", "slack.com", "hooks.slack.com")
 """Who this server pretends to be; published for whoever connects by name, as the EU region asks for."""
 
-CHANNELS = ["ops", "alerts", "studyspot-ops", "adaptive-learning-ops", "incidents", "maintenance", "digest"]
+CHANNELS = ["ops", "alerts", "alerts", "studyspot-ops", "adaptive-learning-ops", "incidents", "maintenance", "digest"]
 STRANGERS = ["general"]
 """Channels that exist without the bot: posting there is not_in_channel."""
 
@@ -51,21 +51,21 @@ def stop_inboxes(home: Home) -> None:
 
 
 def _config(home: Home) -> dict[str, Any]:
-    """Keys made at the first start; they stay, as those of an account would."""
+    """Keys made at the first start stay, as those of an account would; channels and people are those of today."""
     file = home.directory(NAME) / "config.json"
-    if not file.exists():
+    if file.exists():
+        config = json.loads(file.read_text())
+    else:
         config = {
             "routing_keys": {name: secrets.token_hex(16) for name in ("upkeep", "studyspot", "adaptive_learning")},
             "pagerduty_token": secrets.token_hex(10),
             "slack_token": f"xoxb-{secrets.randbelow(10**12):012d}-{secrets.token_hex(12)}",
             "webhooks": {f"T0UPKEEP/B0OPS/{secrets.token_hex(12)}": "ops"},
-            "channels": CHANNELS,
-            "strangers": STRANGERS,
-            "users": USERS,
         }
         file.touch(mode=0o600)
-        file.write_text(json.dumps(config, indent=1))
-    return dict(json.loads(file.read_text()))
+    config |= {"channels": CHANNELS, "strangers": STRANGERS, "users": USERS}
+    file.write_text(json.dumps(config, indent=1))
+    return dict(config)
 
 
 def publish(home: Home, port: int, config: dict[str, Any]) -> None:
