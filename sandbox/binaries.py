@@ -93,16 +93,25 @@ def debian(*packages: str, tools: Path | None = None) -> Path:
     return target
 
 
-def library_path(root: Path) -> str:
-    """``LD_LIBRARY_PATH`` for programs below ``root``; empty when the package brought no libraries."""
-    return ":".join(str(directory) for directory in sorted(root.glob("usr/lib/*-linux-gnu")))
+def tree(programs: Path) -> Path:
+    """The whole that the ``bin`` directory ``programs`` belongs to: a wheel's package, a Debian package's files."""
+    for parent in programs.parents:
+        if parent.parent.name in ("site-packages", "dist-packages", "debian"):
+            return parent
+    return programs.parent
+
+
+def library_path(tree: Path) -> str:
+    """``LD_LIBRARY_PATH`` for programs of an unpacked package; empty when no libraries came along."""
+    return ":".join(str(found) for found in [*tree.glob("usr/lib/*-linux-gnu"), *tree.glob("lib/*-linux-gnu")])
 
 
 def _download(packages: tuple[str, ...], archives: Path, tools: Path, by_hand: str) -> None:
     """Download with the system's package lists; where those are missing or stale, with lists of our own."""
     last = ""
-    for options in ([], _own_lists(tools)):
-        if options:
+    for own in (False, True):
+        options = _own_lists(tools) if own else []
+        if own:
             _run(["apt-get", *options, "update"], archives, "read the package lists", by_hand)
         wanted = [*packages, *_lacking_libraries(options, packages)]
         # Only root needs to be told not to drop to a user who cannot write here; others have no such user.

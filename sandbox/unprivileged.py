@@ -54,17 +54,17 @@ class Unprivileged:
         if self.owner is not None:
             os.chown(path, self.owner, self.owner)
 
-    def reachable(self, programs: Path, root: Path) -> Path:
-        """``programs`` (a directory below ``root``), or its copy where the program's user can read it."""
-        if self.owner is None or others_may_enter(programs):
-            return programs
-        assert self.base is not None
-        copied = self.base / "programs" / root.name
-        if not copied.exists():
-            draft = copied.with_name(root.name + f".draft.{os.getpid()}")
-            shutil.copytree(root, draft, symlinks=True)
-            draft.rename(copied)
-        return copied / programs.relative_to(root)
+    def reachable(self, tree: Path) -> Path:
+        """``tree``, or its copy where the program's user can read it, with the libraries a wheel keeps beside it."""
+        if self.base is None or others_may_enter(tree):
+            return tree
+        programs = self.base / "programs"
+        for part in (tree.with_name(tree.name + ".libs"), tree):
+            if part.exists() and not (programs / part.name).exists():
+                draft = programs / f"{part.name}.draft.{os.getpid()}"
+                shutil.copytree(part, draft, symlinks=True)
+                draft.rename(programs / part.name)
+        return programs / tree.name
 
     def run(self, argv: Sequence[str | os.PathLike[str]], *, env: dict[str, str] | None = None) -> None:
         """Run to the end. :raises SandboxError: it failed; ends with what it said."""

@@ -59,7 +59,12 @@ SUPERUSER = "postgres"
 
 
 def start_cluster(
-    home: Home, name: str, version: int, *, settings: Mapping[str, str | int | bool] | None = None
+    home: Home,
+    name: str,
+    version: int,
+    *,
+    settings: Mapping[str, str | int | bool] | None = None,
+    programs: Path | None = None,
 ) -> None:
     """
     Start the cluster ``name`` of PostgreSQL ``version`` (15, 17 or 18), made when it is not there.
@@ -67,12 +72,13 @@ def start_cluster(
     ``facts(name)`` then holds ``version, bin, data, port, socket_directory, password`` and ``superuser_dsn``.
 
     :param settings: of ``postgresql.conf``, beside ``SETTINGS``; only a new cluster takes them.
+    :param programs: the ``bin`` directory, when it is not to be looked for.
     :raises SandboxError: it does not start; ends with the last lines of its log.
     """
     if processes.running(home, name):
         return
     user = unprivileged(home)
-    place = _place(home, name, version, user)
+    place = _place(home, name, version, programs or binaries.postgres(version), user)
     if not (place / "PG_VERSION").exists():
         with _draft(place, user) as draft:
             _initdb(home, name, draft, user)
@@ -86,7 +92,7 @@ def start_standby(home: Home, primary: str, name: str) -> None:
         return
     user = unprivileged(home)
     known = home.facts(primary)
-    place = _place(home, name, known["version"], user, password=known["password"])
+    place = _place(home, name, known["version"], Path(known["bin"]), user, password=known["password"])
     slot = name.rpartition(".")[2]
     if not (place / "PG_VERSION").exists():
         with superuser(home, primary) as connection:
@@ -99,17 +105,8 @@ def start_standby(home: Home, primary: str, name: str) -> None:
         with _draft(place, user) as draft:
             user.run(
                 [
-                    _program(home, name, "pg_basebackup"),
-                    "-d",
-                    source,
-                    "-D",
-                    draft,
-                    "-R",
-                    "-X",
-                    "stream",
-                    "-c",
-                    "fast",
-                    "--no-sync",
+                    *(_program(home, name, "pg_basebackup"), "-d", source, "-D", draft),
+                    *("-R", "-X", "stream", "-c", "fast", "--no-sync"),
                 ],
                 env={"PGPASSWORD": _password(home, primary, "replicator"), **_environment(known)},
             )
@@ -220,16 +217,19 @@ def connection_to(home: Home, name: str, role: str, database: str) -> dict[str, 
 # -- making a cluster ----------------------------------------------------------------------------------
 
 
-def _place(home: Home, name: str, version: int, user: Unprivileged, *, password: str | None = None) -> Path:
+def _place(
+    home: Home, name: str, version: int, programs: Path, user: Unprivileged, *, password: str | None = None
+) -> Path:
     """Remember where everything of a cluster is; return its data directory, which may not be there yet."""
     port = home.port(name, PORTS.get(name))
-    programs = binaries.postgres(version)
+    tree = user.reachable(binaries.tree(programs))
     place = user.directory(home, name) / "data"
     password = home.facts(name).get("password") or password or secrets.token_urlsafe(18)
     home.remember(
         name,
         version=version,
-        bin=str(user.reachable(programs, _root(programs))),
+        bin=str(tree / programs.relative_to(binaries.tree(programs))),
+        library_path=binaries.library_path(tree),
         data=str(place),
         port=port,
         socket_directory=str(_socket_directory(home, user)),
@@ -239,14 +239,9 @@ def _place(home: Home, name: str, version: int, user: Unprivileged, *, password:
     return place
 
 
-def _root(programs: Path) -> Path:
-    """The tree that has to stay together: a wheel's package, or what a Debian package unpacked to."""
-    return next((parent for parent in programs.parents if parent.name in ("site-packages", "debian")), programs.parent)
-
-
 def _socket_directory(home: Home, user: Unprivileged) -> Path:
     """One directory for all clusters; elsewhere when the sandbox's path is too long for a socket (107 bytes)."""
-    if user.base is None and len(str(home.path / "s" / ".s.PGSQL.65535.lock")) <= 107:
+    if len(str((user.base or home.path) / "s" / ".s.PGSQL.65535.lock")) <= 107:
         return user.directory(home, "s")
     known = home.facts("postgres").get("socket_directory")
     if known is None or not Path(known).is_dir():
@@ -277,11 +272,12 @@ def _initdb(home: Home, name: str, draft: Path, user: Unprivileged) -> None:
     try:
         user.run(
             [
-                _program(home, name, "initdb"), "-D", draft, "-U", SUPERUSER, "-A", "scram-sha-256", "--pwfile", secret,
-                "--locale=C.UTF-8", "--encoding=UTF8", "--data-checksums", "--no-sync", "--no-instructions",
+                *(_program(home, name, "initdb"), "-D", draft, "-U", SUPERUSER, "--pwfile", secret),
+                *("-A", "scram-sha-256", "--locale=C.UTF-8", "--encoding=UTF8"),
+                *("--data-checksums", "--no-sync", "--no-instructions"),
             ],
             env=_environment(home.facts(name)),
-        )  # fmt: skip
+        )
     finally:
         secret.unlink(missing_ok=True)
 
@@ -332,8 +328,8 @@ def _start(home: Home, name: str, user: Unprivileged) -> None:
 
 
 def _environment(facts: Mapping[str, Any]) -> dict[str, str]:
-    unpacked = next((parent for parent in Path(facts["bin"]).parents if parent.parent.name == "debian"), None)
-    return {"LC_ALL": "C.UTF-8", **({"LD_LIBRARY_PATH": binaries.library_path(unpacked)} if unpacked else {})}
+    libraries = {"LD_LIBRARY_PATH": facts["library_path"]} if facts["library_path"] else {}
+    return {"LC_ALL": "C.UTF-8", **libraries}
 
 
 def _survivor(place: Path) -> int | None:
