@@ -1,4 +1,8 @@
-"""What all of Upkeep's operators share: their platform, the ledger, and how outcomes end a task."""
+"""What all of Upkeep's operators share: their platform, the ledger, and how outcomes end a task.
+
+Dag files import operators, and every task parses its Dag file: whatever is not needed to define a Dag is imported
+where it is used.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +13,14 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
-from upkeep.alerts.tell import record
-from upkeep.connections import open_ledger, run_of
 from upkeep.errors import CredentialsError, LedgerError, SettingsError
 from upkeep.findings import Outcome, worst
-from upkeep.ledger import Ledger, Run
 from upkeep.platforms import Platform, platform
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+    from upkeep.ledger import Ledger, Run
 
 
 class PlatformOperator(BaseOperator):
@@ -39,6 +42,8 @@ class PlatformOperator(BaseOperator):
         return platform(self.platform)
 
     def execute(self, context: Context) -> Any:
+        from upkeep.connections import run_of
+
         try:
             return self.act(context, run_of(context, self.subject.name))
         except (SettingsError, CredentialsError, LedgerError) as wrong:
@@ -51,6 +56,8 @@ class PlatformOperator(BaseOperator):
 
     def ledger(self) -> Ledger:
         """:raises LedgerError: it cannot be reached."""
+        from upkeep.connections import open_ledger
+
         return open_ledger()
 
     def conclude(self, run: Run, outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -60,6 +67,8 @@ class PlatformOperator(BaseOperator):
         :returns: counts for XCom.
         :raises AirflowFailException: a finding or an unknown at or above the platform's failing severity.
         """
+        from upkeep.alerts.tell import record
+
         record(self.subject, run, outcomes)
         bad = [o for o in outcomes if o.worst and o.worst.at_least(self.subject.severity.failing)]
         for outcome in outcomes:

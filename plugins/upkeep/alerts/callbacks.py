@@ -1,17 +1,19 @@
-"""Callbacks for Dags: plain functions, a fresh client per event, each within Airflow's time limits."""
+"""Callbacks for Dags: plain functions, a fresh client per event, each within Airflow's time limits.
+
+Every Dag file imports this, so what only a callback needs is imported in it.
+"""
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from upkeep.alerts.redact import redact
-from upkeep.alerts.tell import record
-from upkeep.connections import open_ledger, run_url
 from upkeep.errors import UpkeepError
 from upkeep.findings import Finding, Outcome, Severity, judged, ok
-from upkeep.ledger import Run
 from upkeep.platforms import platform
+
+if TYPE_CHECKING:
+    from upkeep.ledger import Run
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +24,8 @@ def run_failed(context: Any, *, platform_name: str) -> None:
 
     On the Dag and not on its tasks: a task that was killed fires nothing (research/airflow.md T3).
     """
+    from upkeep.connections import open_ledger
+
     subject = platform(platform_name)
     run = _run(context, platform_name)
     failed = _failed_tasks(context)
@@ -52,6 +56,8 @@ def run_succeeded(context: Any, *, platform_name: str) -> None:
 
 
 def _record(platform_name: str, run: Run, outcome: Outcome) -> None:
+    from upkeep.alerts.tell import record
+
     try:
         record(platform(platform_name), run, [outcome])
     except UpkeepError as trouble:
@@ -60,6 +66,9 @@ def _record(platform_name: str, run: Run, outcome: Outcome) -> None:
 
 
 def _run(context: Any, platform_name: str) -> Run:
+    from upkeep.connections import run_url
+    from upkeep.ledger import Run
+
     dag_id, run_id = context["dag"].dag_id, context["run_id"]
     ti = context.get("ti")
     return Run(
@@ -86,6 +95,8 @@ def _failed_tasks(context: Any) -> list[str]:
 
 
 def _summary(context: Any, tasks: list[str]) -> str:
+    from upkeep.alerts.redact import redact
+
     error = context.get("exception")
     said = f": {type(error).__name__}: {' '.join(str(error).split())[:300]}" if error else ""
     what = ", ".join(tasks) or str(context.get("reason") or "no task says why")

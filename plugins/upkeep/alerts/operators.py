@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
-from upkeep.alerts.tell import deliver_all
-from upkeep.connections import open_ledger, run_of
 from upkeep.errors import UpkeepError
 
 if TYPE_CHECKING:
@@ -19,6 +17,9 @@ class DeliverAlertsOperator(BaseOperator):
     """Send every message that is due, and take in what waited in the spool while the ledger was down."""
 
     def execute(self, context: Context) -> dict[str, Any]:
+        from upkeep.alerts.tell import deliver_all
+        from upkeep.connections import open_ledger, run_of
+
         try:
             with open_ledger() as ledger:
                 counts = deliver_all(ledger, run_of(context, "upkeep"))

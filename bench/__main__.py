@@ -1,0 +1,45 @@
+"""``make bench``: runs the contests, prints a table, writes ``bench/results.json``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench.parse import parse
+
+CONTESTS: dict[str, tuple[Callable[[], dict[str, Any]], float]] = {"parse": (parse, 1.5)}
+"""Each contest, and the ratio that it must not exceed."""
+
+RESULTS = Path(__file__).parent / "results.json"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--contest", choices=CONTESTS, help="only this one")
+    parser.add_argument("--dsn", help="another database, for contests that need one")
+    arguments = parser.parse_args(argv)
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    lost = []
+    print(f"{'contest':12} {'ours':>9} {'baseline':>9} {'ratio':>7} {'at most':>8}")
+    for name, (contest, most) in CONTESTS.items():
+        if arguments.contest in (None, name):
+            result = results[name] = contest()
+            rest = {k: v for k, v in result.items() if k not in ("ours", "baseline", "ratio")}
+            print(
+                f"{name:12} {result['ours']:7.2f} s {result['baseline']:7.2f} s {result['ratio']:7.2f} {most:8.2f}"
+            )
+            print(f"{'':12} {rest}")
+            if result["ratio"] > most:
+                lost.append(name)
+    RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+    if lost:
+        print(f"lost: {', '.join(lost)}")
+    return int(bool(lost))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
