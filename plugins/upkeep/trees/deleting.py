@@ -175,6 +175,7 @@ def apply(
     """
     total = Deleted()
     if not plan.items:
+        _close_the_record(ledger, run, capability, plan, stored)
         return total
     with opened(root, plan.tree, to_read=False) as top:
         for start in range(0, len(plan.items), chunk):
@@ -185,3 +186,14 @@ def apply(
                 action.after = asdict(done)
             total.add(done)
     return total
+
+
+def _close_the_record(ledger: Ledger, run: Run, capability: str, plan: TreePlan, stored: Plan) -> None:
+    """A run killed between its last file and its last line in the ledger left an action open and nothing to delete."""
+    left_open = ledger.rows(
+        "select from actions where platform = %s and capability = %s and object = %s and state = 'open' limit 1",
+        [run.platform, capability, plan.tree],
+    )
+    if left_open:
+        with ledger.action(run, capability, "delete", plan.tree, plan=stored) as action:
+            action.skip("nothing is due any more")
