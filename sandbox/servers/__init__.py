@@ -10,6 +10,7 @@ from sandbox.home import Home
 from sandbox.servers import postgres, redis, s3
 from sandbox.servers import postgres_faults as postgres_faults  # registers faults
 from sandbox.servers.endpoints import start_endpoints
+from sandbox.servers.hosts import start_hosts
 from sandbox.servers.inboxes import start_inboxes
 from sandbox.servers.kafka import start_kafka
 from sandbox.servers.kubernetes import start_kubernetes
@@ -29,6 +30,7 @@ SERVERS: dict[str, Callable[[Home], None]] = {
     "inboxes": start_inboxes,
     "node_exporter": start_node_exporter,
     "prometheus": start_prometheus,
+    "hosts": start_hosts,
 }
 """Each starts one server unless it runs, loads what it holds, and publishes its connections."""
 
