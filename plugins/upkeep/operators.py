@@ -6,7 +6,7 @@ where it is used.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +59,17 @@ class PlatformOperator(BaseOperator):
         from upkeep.connections import open_ledger
 
         return open_ledger()
+
+    def unusable(self, context: Context, service: str) -> str:
+        """
+        Why a service cannot be used, as this run's task ``health`` saw it; empty when it can, or nobody looked.
+
+        ``health`` pushes the XCom ``unusable``: ``{"postgres": "postgres_connect: connection refused"}``.
+        """
+        said = context["ti"].xcom_pull(task_ids="health", key="unusable") or {}
+        if isinstance(said, Mapping):
+            return str(said.get(service) or "")
+        return f"{service} is not usable" if service in said else ""
 
     def conclude(self, run: Run, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         """

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from upkeep.errors import SettingsError, StrainError
-from upkeep.ledger import Run
-from upkeep.logs import retention
 from upkeep.operators import PlatformOperator
 from upkeep.settings import settings
-from upkeep.trees.deleting import apply, plan_rows
-from upkeep.trees.usual import remember, usual
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+    from upkeep.ledger import Run
 
 
 def truth(value: bool | str) -> bool:
@@ -49,6 +47,10 @@ class LogRetentionOperator(PlatformOperator):
         self.dry_run = dry_run  # type: ignore[method-assign,assignment]
 
     def act(self, context: Context, run: Run) -> dict[str, Any]:
+        from upkeep.logs import retention
+        from upkeep.trees.deleting import apply, plan_rows
+        from upkeep.trees.usual import remember, usual
+
         dry_run = truth(self.dry_run)  # type: ignore[arg-type]
         hosts = self.subject.hosts
         if hosts is None or not hosts.logs:
