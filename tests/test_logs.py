@@ -26,7 +26,8 @@ from upkeep.errors import SettingsError, StrainError
 from upkeep.findings import Outcome
 from upkeep.ledger import Ledger
 from upkeep.logs import retention
-from upkeep.logs.operators import LogRetentionOperator, truth
+from upkeep.logs.operators import LogRetentionOperator
+from upkeep.operators import truth
 from upkeep.platforms.services import Hosts
 from upkeep.settings import settings
 from upkeep.trees.deleting import Deleted, apply, delete, plan_rows

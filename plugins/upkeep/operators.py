@@ -93,6 +93,20 @@ class PlatformOperator(BaseOperator):
         return counts
 
 
+def truth(value: bool | str) -> bool:
+    """
+    A flag as a form or a template gives it.
+
+    :raises SettingsError: it is neither true nor false; guessing could delete.
+    """
+    words = {"true": True, "false": False}
+    if isinstance(value, bool):
+        return value
+    if (word := str(value).strip().lower()) in words:
+        return words[word]
+    raise SettingsError(f"dry_run is true or false, got {value!r}", hint="correct the value given to this run.")
+
+
 def lines(outcome: Outcome) -> list[str]:
     """One line per finding, or one for the outcome: ``P0 http api: answered 500``."""
     name = f"{outcome.check} {outcome.object}".strip()

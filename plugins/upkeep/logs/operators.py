@@ -8,27 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from upkeep.errors import SettingsError, StrainError
-from upkeep.operators import PlatformOperator
+from upkeep.operators import PlatformOperator, truth
 from upkeep.settings import settings
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from upkeep.ledger import Run
-
-
-def truth(value: bool | str) -> bool:
-    """
-    A flag as a form or a template gives it.
-
-    :raises SettingsError: it is neither true nor false; guessing could delete.
-    """
-    words = {"true": True, "false": False}
-    if isinstance(value, bool):
-        return value
-    if (word := str(value).strip().lower()) in words:
-        return words[word]
-    raise SettingsError(f"dry_run is true or false, got {value!r}", hint="correct the value given to this run.")
 
 
 class LogRetentionOperator(PlatformOperator):
