@@ -78,8 +78,9 @@ class PlatformOperator(BaseOperator):
         :returns: counts for XCom.
         :raises AirflowFailException: a finding or an unknown at or above the platform's failing severity.
         """
-        from upkeep.alerts.tell import record
+        from upkeep.alerts.tell import as_the_platform_says, record
 
+        outcomes = [as_the_platform_says(self.subject, outcome) for outcome in outcomes]
         record(self.subject, run, outcomes)
         bad = [o for o in outcomes if o.worst and o.worst.at_least(self.subject.severity.failing)]
         for outcome in outcomes:
