@@ -21,7 +21,11 @@ FINISHED = ("success", "failed")
 
 
 def environment(home: Home, *, dags: Path | None = None) -> dict[str, str]:
-    """Everything Airflow, its tasks and ``python -m upkeep`` need to see this sandbox."""
+    """
+    Everything Airflow, its tasks and ``python -m upkeep`` need to see this sandbox.
+
+    Tests add their own by ``home.remember("airflow", environment={...})`` before the start.
+    """
     port = home.port("airflow", 8080)
     base = home.directory("airflow")
     url = f"http://127.0.0.1:{port}"
@@ -30,6 +34,7 @@ def environment(home: Home, *, dags: Path | None = None) -> dict[str, str]:
         raise SandboxError("Airflow keeps its metadata in postgres.control; run `python -m sandbox up` first")
     return {
         **servers_environment(home),
+        **home.facts("airflow").get("environment", {}),
         "AIRFLOW_HOME": str(base),
         # `airflow standalone` finds its own command by PATH.
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",

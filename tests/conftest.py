@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # Before anything imports Airflow: tests never see the Airflow, the connections or the settings of whoever runs them.
 for name in [name for name in os.environ if name.startswith(("AIRFLOW", "UPKEEP_"))]:
@@ -23,7 +27,9 @@ import psycopg
 import pytest
 
 from sandbox import __main__ as sandbox
-from sandbox.home import Home
+from sandbox import airflow
+from sandbox.home import REPOSITORY, Home
+from sandbox.inboxes.client import Inbox
 from upkeep.ledger import Ledger, Run
 from upkeep.ledger.migrate import migrate
 
@@ -83,3 +89,62 @@ def run(number: int = 1, *, platform: str = "studyspot", task: str = "health") -
         log_url="https://airflow.example/log",
         run_url="https://airflow.example/run",
     )
+
+
+@dataclass
+class Live:
+    """A whole Airflow that looks after a whole sandbox."""
+
+    home: Home
+    api: airflow.Api
+    inbox: Inbox
+    platforms: Path
+    """Its platform files: copies of ours, with clocks short enough for tests."""
+
+    def ledger(self) -> Ledger:
+        connection = self.home.state()["connections"]["upkeep_ledger"]
+        return Ledger(
+            psycopg.conninfo.make_conninfo(
+                host=connection["host"],
+                port=connection["port"],
+                user=connection["login"],
+                password=connection["password"],
+                dbname=connection["schema"],
+            )
+        )
+
+    def maintain(self, platform: str) -> tuple[str, dict[str, str]]:
+        """One daily run by hand: its state, and the states of its tasks (mapped ones as ``vacuum[public.users]``)."""
+        dag_id = f"{platform}_daily_maintenance"
+        run_id = self.api.trigger(dag_id)
+        run = self.api.wait(dag_id, run_id)
+        tasks = {}
+        for task in self.api.tasks(dag_id, run_id):
+            name = task["task_id"] if task["map_index"] < 0 else f"{task['task_id']}[{task['rendered_map_index']}]"
+            tasks[name] = task["state"]
+        return run_id, {"": run["state"], **tasks}
+
+
+SHORT_CLOCKS = {"idle_in_transaction: 5m": "idle_in_transaction: 1s", "long_query: 5m": "long_query: 1s"}
+
+
+@pytest.fixture(scope="session")
+def live() -> Iterator[Live]:
+    home = Home(Path(tempfile.mkdtemp(prefix="up-", dir="/tmp")))
+    platforms = home.directory("platforms")
+    for file in (REPOSITORY / "include" / "platforms").glob("*.yaml"):
+        text = file.read_text()
+        for long, short in SHORT_CLOCKS.items():
+            text = text.replace(long, short)
+        (platforms / file.name).write_text(text)
+    try:
+        home.remember("airflow", environment={"UPKEEP_PLATFORMS": str(platforms)})
+        sandbox.up(home, scale=0.05)
+        airflow.start(home, timeout_s=180)
+        setup: dict[str, Any] = {"env": {**os.environ, **airflow.environment(home)}, "cwd": REPOSITORY, "timeout": 120}
+        subprocess.run([sys.executable, "-m", "upkeep", "setup"], check=True, capture_output=True, **setup)
+        yield Live(home, airflow.Api(home), Inbox(home), platforms)
+    finally:
+        airflow.stop(home)
+        sandbox.down(home)
+        shutil.rmtree(home.path, ignore_errors=True)
