@@ -42,6 +42,8 @@ def render_html(report: Report) -> bytes:
             report=report,
             groups=[_group(*key, deeds) for key, deeds in groups.items()],
             done=deeds_said(report.actions),
+            # The headline stands above it already.
+            rest=report.sentence.removeprefix(f"{report.headline}; "),
             trends=[_spark(trend) for trend in report.trends],
         )
     )
@@ -89,6 +91,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {
+        "about": wording.about,
         "after": lambda text, prefix: text.removeprefix(f"{prefix}_"),
         "clock": wording.clock,
         "counted": wording.counted,
@@ -96,6 +99,7 @@ def environment() -> Environment:
         "facts_line": wording.facts_line,
         "first_upper": lambda text: text[:1].upper() + text[1:],
         "hour": wording.hour,
+        "label": wording.label,
         "span": wording.span,
         "times": lambda count: "once" if count == 1 else f"{wording.number(count)} times",
         "words": wording.words,
@@ -128,7 +132,7 @@ def _group(capability: str, verb: str, deeds: list[Deed]) -> dict[str, Any]:
     said.append(f"took {wording.span(sum(deed.seconds or 0 for deed in deeds))}")
     well = states[0] in ("skipped", "done")
     return {
-        "name": f"{wording.words(capability)}: {wording.words(verb)}",
+        "name": f"{wording.words(capability)} · {wording.words(verb)}",
         "state": "ok" if well else states[0],
         "said": ", ".join(said),
         "freed": any(deed.bytes is not None for deed in deeds),

@@ -81,8 +81,10 @@ def headline(seen: Seen, verdict: Verdict) -> str:
         what = []
         if seen.broken:
             what.append(counted(len(seen.broken), "task") + " failed")
-        if seen.undone:
-            what.append(counted(len(seen.undone), "action") + " not brought to an end")
+        if failed := sum(deed.state == "failed" for deed in seen.undone):
+            what.append(counted(failed, "action") + " failed")
+        if left := len(seen.undone) - failed:
+            what.append(counted(left, "action") + " begun and never ended")
         return ", ".join(what) or "the run failed"
     if verdict == "findings":
         return _findings(seen)

@@ -38,6 +38,11 @@ def span(seconds: float) -> str:
     raise AssertionError(whole)
 
 
+def about(seconds: float) -> str:
+    """As ``span``, without the seconds once there are minutes."""
+    return span(seconds // 60 * 60 if seconds >= 60 else seconds)
+
+
 def number(value: float) -> str:
     """``1234567`` → ``1,234,567``; at most four significant digits behind the point."""
     if not math.isfinite(value):
@@ -93,15 +98,21 @@ def words(name: str) -> str:
     return name.replace("_", " ").strip()
 
 
+def label(name: str) -> str:
+    """The name of a fact without the unit that ``fact`` puts behind the number: ``lag_s`` → ``lag``."""
+    without = re.sub(r"(_s|_seconds|_bytes)$|^bytes_", "", name)
+    return words("size" if without == "bytes" else without)
+
+
 def facts_line(facts: Mapping[str, Any], most: int = 4, most_length: int = 60) -> str:
-    """The first simple facts in one line: ``used memory 62.0 MiB · clients 12``."""
+    """The first simple facts in one line: ``used 62.0 MiB · clients 12``."""
     shown: list[str] = []
     for name, value in facts.items():
         if isinstance(value, (list, dict)) or value in ("", None):
             continue
         text = fact(name, value)
         if len(text) <= most_length and len(shown) < most:
-            shown.append(f"{words(name)} {text}")
+            shown.append(f"{label(name)} {text}")
     return " · ".join(shown)
 
 
@@ -112,7 +123,7 @@ def change(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[st
     names += [name for name in before if name not in after]
     return [
         (
-            words(name),
+            label(name),
             fact(name, before[name]) if name in before else "",
             fact(name, after[name]) if name in after else "",
         )
