@@ -53,17 +53,17 @@ class Autoscaler:
             message = "scaling is disabled since the replica count of the target is zero"
             self._report(scaler, status, [able, made(old, "ScalingActive", False, "ScalingDisabled", message)])
             return
+        least, most = spec["minReplicas"], spec["maxReplicas"]
+        active = made(old, "ScalingActive", True, "ValidMetricFound", "the HPA was able to compute the replica count")
         try:
-            wanted, status["currentMetrics"] = self._recommend(scaler, target, current)
-            active = made(
-                old, "ScalingActive", True, "ValidMetricFound", "the HPA was able to compute the replica count"
-            )
+            # What lies outside of the bounds is put right first; the metrics come the next time.
+            inside = least <= current <= most
+            wanted, seen = self._recommend(scaler, target, current) if inside else (current, None)
+            status.update({"currentMetrics": seen} if seen else {})
         except (ApiError, LookupError) as missing:
-            # Without metrics nothing is scaled but what lies outside of the bounds.
             wanted = current
             message = f"the HPA was unable to compute the replica count: {missing}"
             active = made(old, "ScalingActive", False, "FailedGetResourceMetric", message)
-        least, most = spec["minReplicas"], spec["maxReplicas"]
         desired = min(max(wanted, least), most)
         why = "TooManyReplicas" if wanted > most else "TooFewReplicas" if wanted < least else "DesiredWithinRange"
         limited = made(old, "ScalingLimited", wanted != desired, why)
@@ -118,7 +118,7 @@ class Autoscaler:
     def _rescale(self, scaler: Object, resource: Resource, target: Object, desired: int, why: str) -> None:
         self.store.edit(resource, target, lambda new: new["spec"].update(replicas=desired))
         reason = {
-            "TooManyReplicas": "the desired count is more than the maximum",
+            "TooManyReplicas": "Current number of replicas above Spec.MaxReplicas",
             "TooFewReplicas": "Current number of replicas below Spec.MinReplicas",
         }.get(why, "All metrics below target" if desired < target["spec"]["replicas"] else "cpu resource above target")
         message = f"New size: {desired}; reason: {reason}"

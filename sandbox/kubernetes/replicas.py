@@ -47,18 +47,15 @@ def _sync(store: Store, replica_set: Object) -> None:
             component="replicaset-controller",
         )
     least = spec.get("minReadySeconds", 0)
-    store.set_status(
-        REPLICA_SETS,
-        replica_set,
-        {
-            **(replica_set.get("status") or {}),
-            "replicas": len(active),
-            "fullyLabeledReplicas": len(active),
-            "readyReplicas": sum(map(is_ready, active)),
-            "availableReplicas": sum(is_available(pod, least) for pod in active),
-            "observedGeneration": replica_set["metadata"]["generation"],
-        },
-    )
+    counts = {
+        "fullyLabeledReplicas": len(active),
+        "readyReplicas": sum(map(is_ready, active)),
+        "availableReplicas": sum(is_available(pod, least) for pod in active),
+    }
+    # Counts of zero are left out, as the real server does; clients read them as null.
+    status = {key: value for key, value in counts.items() if value}
+    observed = {"replicas": len(active), "observedGeneration": replica_set["metadata"]["generation"]}
+    store.set_status(REPLICA_SETS, replica_set, {**status, **observed})
 
 
 def deletion_order(pod: Object) -> tuple[bool, bool, int, str]:

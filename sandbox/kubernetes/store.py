@@ -352,7 +352,19 @@ def _mark(obj: Object, grace_s: int) -> None:
         obj["status"] = {"phase": "Terminating"}
 
 
+# Counts that the real server sends even when they are zero; the official client refuses objects without them.
+_COUNTS = {
+    "ReplicaSet": ("replicas",),
+    "StatefulSet": ("replicas", "availableReplicas"),
+    "DaemonSet": ("currentNumberScheduled", "numberMisscheduled", "desiredNumberScheduled", "numberReady"),
+    "HorizontalPodAutoscaler": ("desiredReplicas",),
+    "PodDisruptionBudget": ("disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"),
+}
+
+
 def _first_status(resource: Resource) -> Object:
-    if resource.kind == "Pod":
+    if resource is PODS:
         return {"phase": "Pending", "qosClass": "Burstable"}
-    return {"phase": "Active"} if resource is NAMESPACES else {}
+    if resource is NAMESPACES:
+        return {"phase": "Active"}
+    return dict.fromkeys(_COUNTS.get(resource.kind, ()), 0)

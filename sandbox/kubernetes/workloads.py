@@ -62,16 +62,17 @@ def _sync_stateful_set(store: Store, owner: Object) -> None:
     ready = sum(map(is_ready, alive))
     was = owner.get("status") or {}
     done = updated == spec["replicas"] == ready
+    current = len(alive) if done else len(alive) - updated
     store.set_status(
         STATEFUL_SETS,
         owner,
         {
             "observedGeneration": owner["metadata"]["generation"],
             "replicas": len(alive),
-            "readyReplicas": ready,
             "availableReplicas": ready,
-            "updatedReplicas": updated,
-            "currentReplicas": len(alive) if done else len(alive) - updated,
+            **({"readyReplicas": ready} if ready else {}),
+            **({"updatedReplicas": updated} if updated else {}),
+            **({"currentReplicas": current} if current else {}),
             "currentRevision": revision if done else was.get("currentRevision", revision),
             "updateRevision": revision,
             "collisionCount": 0,
@@ -187,7 +188,9 @@ def _sync_job(store: Store, job: Object) -> None:
     if verdict is None:
         for _ in range(min(spec["parallelism"], spec["completions"] - succeeded) - len(active)):
             active.append(create_pod(store, job, spec["template"], name=f"{job['metadata']['name'][:57]}-{suffix()}"))
-    status: Object = {"startTime": started, "active": len(active), "ready": sum(map(is_ready, active))}
+    # Counts of zero are left out, as the real server does.
+    status: Object = {"startTime": started, "ready": sum(map(is_ready, active))}
+    status.update({"active": len(active)} if active else {})
     status.update({"succeeded": succeeded} if succeeded else {})
     status.update({"failed": failed} if failed else {})
     if verdict:
