@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from upkeep.errors import SettingsError
 from upkeep.findings import Finding, Outcome, Severity
 from upkeep.ledger import Change, Ledger, Run
 from upkeep.ledger.outbox import Message
@@ -62,7 +63,12 @@ def take_in(ledger: Ledger, spool: Path, messages: Callable[[Change], Iterable[M
         def untold(change: Change, told: set[str] = told) -> list[Message]:
             return [m for m in messages(change) if not (m.channel == "pagerduty" and m.key in told)]
 
-        ledger.record(run, fresh, untold)
+        try:
+            ledger.record(run, fresh, untold)
+        except SettingsError as gone:
+            log.error("%s cannot be told: %s; kept as .unreadable", file, gone.message)
+            file.replace(file.with_suffix(".unreadable"))
+            continue
         file.unlink()
         taken += 1
     return taken
