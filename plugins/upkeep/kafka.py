@@ -25,6 +25,24 @@ class KafkaUnreachable(UpkeepError):
     """No broker answered in time."""
 
 
+class AskFailed(Exception):
+    """A request that brought no result; ``answered`` is False when nobody answered at all."""
+
+    def __init__(self, reason: str, *, answered: bool) -> None:
+        super().__init__(reason)
+        self.reason, self.answered = reason, answered
+
+
+PATIENCE_S = 600.0
+"""
+``request_timeout`` of every request; how long we wait is up to ``within``.
+
+librdkafka must never be the first to give up: when a request for a broker that hangs times out and the broker comes
+back while the client lives, librdkafka 2.16 aborts the whole process (``eonce->refcnt > 0``, its issue 4605), and
+``list_offsets`` reports success with an offset of -1001. Clients that are dropped with requests under way are well.
+"""
+
+
 @dataclass
 class Admin:
     """The official admin client, and the errors that it met in the background."""
@@ -99,23 +117,27 @@ def connect(config: Mapping[str, Any]) -> Admin:
 
 def within(future: Future[T], timeout_s: float) -> T:
     """
-    The future's result.
+    The result of a request that was sent with ``PATIENCE_S``.
 
-    :raises TimeoutError: not within ``timeout_s`` seconds.
-    :raises confluent_kafka.KafkaException: the broker or the client says no.
+    :raises AskFailed: not within ``timeout_s`` seconds, or the broker or the client says no.
     """
-    return future.result(max(0.05, timeout_s))
+    try:
+        failed = future.exception(max(0.05, timeout_s))
+    except TimeoutError:
+        raise AskFailed("no answer in time", answered=False) from None
+    # Not raised itself: with the traceback it would keep this frame, and so the client, alive.
+    if failed is not None:
+        raise AskFailed(wording(failed), answered=_answered(failed))
+    return future.result()
 
 
 def wording(error: BaseException) -> str:
     """What a KafkaException, or any other exception, says: ``Broker: Group authorization failed``."""
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
     inner = error.args[0] if error.args else error
     return str(inner.str() if hasattr(inner, "str") else inner)
 
 
-def answered(error: BaseException) -> bool:
+def _answered(error: BaseException) -> bool:
     """True when ``error`` came from a broker; False when nobody answered: time-out, no connection."""
     code = getattr(error.args[0] if error.args else None, "code", None)
     # librdkafka's own errors are negative; -165 says that the broker, which it had reached, is too old to be asked.

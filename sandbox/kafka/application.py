@@ -3,7 +3,8 @@
 
 Writes a few events a second, and one consumer for each group reads them and commits. How a consumer behaves stands
 in the file MOODS, ``{"scheduler-service": {"mood": "slow", "per_second": 5000}}``, and may change at any time:
-``busy`` (the default), ``slow``, ``stuck`` (a member that commits nothing) or ``gone``.
+``busy`` (the default), ``slow``, ``stuck`` (a member that commits nothing), ``gone``, or ``skip`` (whatever waits is
+dropped, as when an operator resets the offsets to the end).
 """
 
 from __future__ import annotations
@@ -74,6 +75,12 @@ def _turn(consumer: Consumer, mood: dict[str, Any], now: Callable[[], dict[str, 
         return
     if assigned:
         consumer.resume(assigned)
+    if mood["mood"] == "skip":
+        ends = [TopicPartition(p.topic, p.partition, consumer.get_watermark_offsets(p)[1]) for p in assigned]
+        for end in ends:
+            consumer.seek(end)
+        if ends:
+            consumer.commit(offsets=ends, asynchronous=False)
     slow = mood["mood"] == "slow"
     messages = _messages(consumer, int(mood["per_second"] * _TURN_S) if slow else 50_000)
     newest: dict[tuple[str, int], int] = {}

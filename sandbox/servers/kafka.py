@@ -43,6 +43,11 @@ def start_kafka(home: Home) -> None:
         home.remember("kafka", settled=True)
 
 
+def stop_kafka(home: Home) -> None:
+    processes.stop(home, "kafka.application")
+    processes.stop(home, "kafka")
+
+
 def ports_of(home: Home) -> list[int]:
     """The port of each broker; broker ids count from 1."""
     return [home.port(f"kafka.{broker}", 29091 + broker) for broker in range(1, BROKERS + 1)]
@@ -100,9 +105,10 @@ def _leave(home: Home) -> None:
 
 
 def _work(home: Home) -> None:
-    for group in GROUPS:
-        _be(home, group, "busy")
-    _wait_until_settled(home)
+    for mood in ("skip", "busy"):
+        for group in GROUPS:
+            _be(home, group, mood)
+        _wait_until_settled(home)
 
 
 def _down(home: Home) -> None:
@@ -112,6 +118,16 @@ def _down(home: Home) -> None:
 def _up(home: Home) -> None:
     start_kafka(home)
     _wait_until_settled(home)
+
+
+def _lose_third(home: Home) -> None:
+    orders.control(ports_of(home), down=[3])
+    processes.wait_until(lambda: not processes.listening(ports_of(home)[2]), 5, "broker 3 to go")
+
+
+def _bring_back_third(home: Home) -> None:
+    orders.control(ports_of(home), down=[])
+    processes.wait_until(lambda: processes.listening(ports_of(home)[2]), 5, "broker 3 to come back")
 
 
 def _retain(home: Home, value: int) -> None:
@@ -148,8 +164,8 @@ fault("adaptive_learning_kafka_down", "all Kafka brokers are stopped", break_=_d
 fault(
     "adaptive_learning_kafka_broker_down",
     "broker 3 of 3 is gone: two lead its partitions, all are under-replicated",
-    break_=lambda home: orders.control(ports_of(home), down=[3]),
-    heal=lambda home: orders.control(ports_of(home), down=[]),
+    break_=_lose_third,
+    heal=_bring_back_third,
 )
 fault(
     "adaptive_learning_kafka_broker_hangs",

@@ -13,7 +13,7 @@ from typing import Any
 from upkeep.cleanup.log_dirs import LogDir, describe_log_dirs
 from upkeep.errors import UpkeepError
 from upkeep.findings import Finding, Outcome, Severity, judged, ok, unknown
-from upkeep.kafka import Admin, connect, within, wording
+from upkeep.kafka import PATIENCE_S, Admin, AskFailed, connect, within
 from upkeep.platforms.base import format_duration
 from upkeep.platforms.services import Kafka, TopicPolicy
 
@@ -105,19 +105,18 @@ def _retention(
 
 def _kept(admin: Admin, names: list[str], deadline: float) -> dict[str, Kept | str]:
     """By topic: its configuration, or why it could not be read."""
-    from confluent_kafka import KafkaException
-
     if not names:
         return {}
     resource = admin.api.ConfigResource
-    left = max(0.1, deadline - time.monotonic())
-    asked = admin.client.describe_configs([resource(resource.Type.TOPIC, name) for name in names], request_timeout=left)
+    asked = admin.client.describe_configs(
+        [resource(resource.Type.TOPIC, name) for name in names], request_timeout=PATIENCE_S
+    )
     kept: dict[str, Kept | str] = {}
     for described, future in asked.items():
         try:
             configs = within(future, deadline - time.monotonic())
-        except (KafkaException, TimeoutError) as failed:
-            kept[described.name] = wording(failed)
+        except AskFailed as failed:
+            kept[described.name] = failed.reason
             continue
         retention = configs["retention.ms"]
         kept[described.name] = Kept(int(retention.value), retention.source == _OWN, configs["cleanup.policy"].value)

@@ -11,7 +11,7 @@ from typing import Any
 from upkeep.errors import CredentialsError, SettingsError, UpkeepError
 from upkeep.findings import Finding, Outcome, judged, unknown
 from upkeep.health.kafka_lag import GROUP, LAG, Topics, watch
-from upkeep.kafka import Admin, answered, connect, within, wording
+from upkeep.kafka import PATIENCE_S, Admin, AskFailed, connect, within
 from upkeep.platforms.services import Kafka
 
 BROKERS = "kafka_brokers"
@@ -47,7 +47,7 @@ def look(
         metadata = admin.metadata(timeout_s)
     except UpkeepError as wrong:
         return [_no_cluster(settings, wrong), *_not_looked_at(settings)]
-    probes = _ask_each_broker(admin, metadata, timeout_s)
+    probes = _ask_each_broker(admin, metadata)
     topics = _topics(metadata)
     with ThreadPoolExecutor(max_workers=max(1, min(16, len(settings.groups)))) as threads:
         watched = [
@@ -67,7 +67,7 @@ def look(
     return [brokers, *(_explained(outcome, brokers) for outcome in seen)]
 
 
-def _ask_each_broker(admin: Admin, metadata: Any, timeout_s: float) -> dict[int, Any]:
+def _ask_each_broker(admin: Admin, metadata: Any) -> dict[int, Any]:
     """
     A request that only this broker can answer, to each of them.
 
@@ -75,22 +75,20 @@ def _ask_each_broker(admin: Admin, metadata: Any, timeout_s: float) -> dict[int,
     """
     resource, probes = admin.api.ConfigResource, {}
     for id in metadata.brokers:
-        asked = admin.client.describe_configs([resource(resource.Type.BROKER, str(id))], request_timeout=timeout_s)
+        asked = admin.client.describe_configs([resource(resource.Type.BROKER, str(id))], request_timeout=PATIENCE_S)
         (probes[id],) = asked.values()
     return probes
 
 
 def _silent(probes: Mapping[int, Any], deadline: float) -> dict[int, str]:
     """Brokers that did not answer, and why. A refusal is an answer."""
-    from confluent_kafka import KafkaException
-
     silent = {}
     for id, probe in probes.items():
         try:
             within(probe, deadline - time.monotonic())
-        except (KafkaException, TimeoutError) as failed:
-            if not answered(failed):
-                silent[id] = wording(failed)
+        except AskFailed as failed:
+            if not failed.answered:
+                silent[id] = failed.reason
     return silent
 
 

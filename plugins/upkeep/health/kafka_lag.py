@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from upkeep.findings import Finding, Outcome, judged, ok, unknown
-from upkeep.kafka import Admin, answered, within, wording
+from upkeep.kafka import PATIENCE_S, Admin, AskFailed, within
 from upkeep.platforms.services import ConsumerGroup
 
 LAG, GROUP = "kafka_lag", "kafka_group"
@@ -56,12 +56,13 @@ class Membership:
     """Partitions of each topic that some member reads; empty while a rebalance is under way."""
 
 
-class Unseen(Exception):
-    """The coordinator did not say."""
+@dataclass(frozen=True)
+class Unseen:
+    """What could not be looked at."""
 
-    def __init__(self, reason: str, *, unanswered: bool) -> None:
-        super().__init__(reason)
-        self.reason, self.unanswered = reason, unanswered
+    reason: str
+    unanswered: bool
+    """Nobody answered, as when a broker is down."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def watch(
     An outcome ``kafka_group`` with object ``group``, and one ``kafka_lag`` with object ``group/topic`` for each topic.
     """
     places = [(topic, index) for topic in group.topics for index in range(topics.partitions.get(topic, 0))]
-    asked = admin.client.describe_consumer_groups([group.group], request_timeout=_left(deadline))[group.group]
+    asked = admin.client.describe_consumer_groups([group.group], request_timeout=PATIENCE_S)[group.group]
     first = last = None
     trouble: Unseen | None = None
     try:
@@ -100,8 +101,8 @@ def watch(
             time.sleep(max(0.0, min(pause_s, deadline - time.monotonic())))
             last = _look(admin, group.group, places, topics.leaders, deadline, starts=first.starts)
             pause_s = LOOK_AGAIN_S
-    except Unseen as unseen:
-        trouble = unseen
+    except AskFailed as failed:
+        trouble = _unseen(failed, f"offsets of {group.group}: ")
     membership = _membership(asked, deadline)
     seen = [_group_outcome(group, membership)]
     for topic in group.topics:
@@ -155,18 +156,15 @@ def _look(
 
 
 def _committed(admin: Admin, group: str, places: list[Place], deadline: float) -> dict[Place, int | None]:
-    from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+    from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 
     # The partitions are named, because not every broker lists them for a group by itself.
     asked = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, index) for topic, index in places])
-    future = admin.client.list_consumer_group_offsets([asked], request_timeout=_left(deadline))[group]
-    try:
-        found = within(future, _left(deadline)).topic_partitions
-    except (KafkaException, TimeoutError) as failed:
-        raise Unseen(f"offsets of {group}: {wording(failed)}", unanswered=not answered(failed)) from failed
+    future = admin.client.list_consumer_group_offsets([asked], request_timeout=PATIENCE_S)[group]
+    found = within(future, _left(deadline)).topic_partitions
     for partition in found:
         if partition.error is not None:
-            raise Unseen(f"offsets of {group}: {partition.error.str()}", unanswered=False)
+            raise AskFailed(partition.error.str(), answered=True)
     return {(p.topic, p.partition): p.offset if p.offset >= 0 else None for p in found}
 
 
@@ -174,7 +172,7 @@ def _offsets(
     admin: Admin, spec: Any, places: Iterable[Place], leaders: Mapping[Place, int], deadline: float
 ) -> dict[Place, int | Unseen]:
     """One request for each leader, so that a broker that hangs does not hold back what the others know."""
-    from confluent_kafka import KafkaException, TopicPartition
+    from confluent_kafka import TopicPartition
 
     found: dict[Place, int | Unseen] = {}
     by_leader: dict[int, list[Place]] = {}
@@ -185,28 +183,31 @@ def _offsets(
     futures = {}
     for led in by_leader.values():
         asked = {TopicPartition(topic, index): spec for topic, index in led}
-        futures.update(admin.client.list_offsets(asked, request_timeout=_left(deadline)))
+        futures.update(admin.client.list_offsets(asked, request_timeout=PATIENCE_S))
     for partition, future in futures.items():
         place = (partition.topic, partition.partition)
         try:
-            found[place] = int(within(future, _left(deadline)).offset)
-        except (KafkaException, TimeoutError) as failed:
-            found[place] = Unseen(wording(failed), unanswered=not answered(failed))
+            offset = int(within(future, _left(deadline)).offset)
+            found[place] = offset if offset >= 0 else Unseen("no offset in the answer", unanswered=True)
+        except AskFailed as failed:
+            found[place] = _unseen(failed)
     return found
 
 
 def _membership(asked: Any, deadline: float) -> Membership | Unseen:
-    from confluent_kafka import KafkaException
-
     try:
         described = within(asked, _left(deadline))
-    except (KafkaException, TimeoutError) as failed:
-        return Unseen(wording(failed), unanswered=not answered(failed))
+    except AskFailed as failed:
+        return _unseen(failed)
     assigned: dict[str, int] = {}
     for member in described.members:
         for partition in member.assignment.topic_partitions if member.assignment else ():
             assigned[partition.topic] = assigned.get(partition.topic, 0) + 1
     return Membership(described.state.name.lower(), len(described.members), assigned)
+
+
+def _unseen(failed: AskFailed, what: str = "") -> Unseen:
+    return Unseen(what + failed.reason, unanswered=not failed.answered)
 
 
 # -- judging -------------------------------------------------------------------------------------------------
