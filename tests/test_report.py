@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
@@ -105,14 +106,15 @@ def idle() -> Outcome:
     return judged("postgres_idle_in_transaction", Severity.P2, [found])
 
 
-def busy_night(ledger: Ledger) -> None:
+def busy_night(ledger: Ledger, run_id: str = NIGHT.run_id) -> None:
     """Findings old and new, one repaired, tables vacuumed, logs removed, messages delivered and not."""
+    night, logs, vacuum = (replace(run(14, task=task), run_id=run_id) for task in ("health", "logs", "vacuum"))
     earlier = run(13)
     broken = finding("http", Severity.P0, "answered 500 after 0.2 s", object="web")
     ledger.record(earlier, [judged("http", Severity.P0, [broken], object="web"), memory(58)], messages)
     deliver(ledger, lambda message: "202 Accepted")
     ledger.record(
-        NIGHT,
+        night,
         [
             ok("http", Severity.P0, object="api", status=200, seconds=0.118),
             ok("http", Severity.P0, object="web", status=200, seconds=0.231),
@@ -126,11 +128,9 @@ def busy_night(ledger: Ledger) -> None:
         messages,
     )
     deliver(ledger, slack_is_down)
-    logs = run(14, task="logs")
     plan = ledger.plan(logs, "logs", [{"path": f"/var/log/studyspot/app.{n}.log", "bytes": MIB} for n in range(13)])
     with ledger.action(logs, "logs", "remove", "/var/log/studyspot app", plan=plan, before={"files": 40}) as action:
         action.after = {"files": 27, "bytes_freed": 13_002_342}
-    vacuum = run(14, task="vacuum")
     for number, table in enumerate(["bookings", "seats", "users"], 1):
         before = {"dead_tuples": 41_200 * number, "bytes": 96 * MIB * number}
         with ledger.action(vacuum, "postgres", "vacuum", f"public.{table}", before=before) as action:

@@ -20,6 +20,10 @@ PAGE, DATA = "report.html", "report.json"
 LOCAL = ("", "file", "local")
 
 
+_HASHED = re.compile(r"(^|\.)[0-9a-f]{16}$")
+"""What a name looks like that was made safe; somebody's own name of that look is made safe as well."""
+
+
 class ReportError(UpkeepError):
     """A report could not be written or read."""
 
@@ -32,7 +36,7 @@ def safe(name: str) -> str:
     (``../../etc``): what is replaced is made up for by a part of the name's SHA-256.
     """
     kept = re.sub(r"[^A-Za-z0-9_.-]", "-", name).lstrip(".")[:100]
-    if kept == name and kept:
+    if kept == name and kept and not _HASHED.search(name):
         return kept
     return f"{kept}.{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}".lstrip(".")
 
