@@ -34,6 +34,9 @@ SERVERS: dict[str, Callable[[Home], None]] = {
 }
 """Each starts one server unless it runs, loads what it holds, and publishes its connections."""
 
+AFTER = {"postgres.studyspot_standby": "postgres.studyspot", "prometheus": "node_exporter"}
+"""Who must be up before whom."""
+
 
 def prepare(home: Home, *, scale: float) -> None:
     """What must be there before the first server: the certificate authority, the scale of the sample data."""
