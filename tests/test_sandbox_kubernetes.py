@@ -3,38 +3,25 @@
 from __future__ import annotations
 
 import http.client
-import shutil
 import ssl
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from kubernetes import client, config, watch
 from kubernetes.client import ApiException
 
-from sandbox import __main__ as sandbox
 from sandbox.home import Home
-from sandbox.servers.kubernetes import NAME, age, api, forget_requests, kubeconfig, requests, start_kubernetes, writes
-
-NAMESPACE = "studyspot"
+from sandbox.servers.kubernetes import NAME, age, api, forget_requests, kubeconfig, requests, writes
+from tests.kubernetes_cluster import NAMESPACE, running_cluster
 
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[Home]:
-    home = Home(Path(tempfile.mkdtemp(prefix="k8s-", dir="/tmp")))
-    try:
-        began = time.monotonic()
-        start_kubernetes(home)
-        # On an idle machine it takes half a second.
-        assert time.monotonic() - began < 5
+    with running_cluster() as home:
         yield home
-    finally:
-        sandbox.down(home)
-        shutil.rmtree(home.path, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +90,12 @@ def test_a_viewer_may_look_but_neither_write_nor_see_secrets(home: Home) -> None
     asked = {"spec": {"resourceAttributes": {"verb": "delete", "resource": "pods", "namespace": NAMESPACE}}}
     answer = client.AuthorizationV1Api(viewer).create_self_subject_access_review(asked)
     assert answer.status.allowed is False
+    usage = client.CustomObjectsApi(viewer)
+    assert usage.list_cluster_custom_object("metrics.k8s.io", "v1beta1", "nodes")["items"]
+    assert (
+        usage.list_namespaced_custom_object("metrics.k8s.io", "v1beta1", NAMESPACE, "pods")["kind"] == "PodMetricsList"
+    )
+    refused(403, "Forbidden", client.PolicyV1Api(viewer).list_namespaced_pod_disruption_budget, NAMESPACE)
 
 
 # -- objects -----------------------------------------------------------------------------------------------

@@ -1,12 +1,9 @@
-"""The sandbox's Kubernetes controllers and kubelets: rollouts, autoscaling, evictions, Jobs, and every named fault."""
+"""The sandbox's Kubernetes controllers and kubelets: rollouts, autoscaling, evictions, Jobs and other workloads."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import psutil
@@ -14,26 +11,30 @@ import pytest
 from kubernetes import client, config
 from kubernetes.client import ApiException
 
-from sandbox import __main__ as sandbox
 from sandbox import processes
-from sandbox.faults import FAULTS, break_it, heal_it
-from sandbox.home import Home, SandboxError
-from sandbox.servers.kubernetes import NAME, api, kubeconfig, start_kubernetes
-
-NAMESPACE = "studyspot"
-API, WEB = "studyspot-api", "studyspot-web"
+from sandbox.home import Home
+from sandbox.servers.kubernetes import NAME, api, kubeconfig
+from tests.kubernetes_cluster import (
+    API,
+    NAMESPACE,
+    PACE,
+    WEB,
+    condition,
+    deployment,
+    pods,
+    rolled_out,
+    running_cluster,
+    set_image,
+    settled,
+    until,
+)
 
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[Home]:
-    home = Home(Path(tempfile.mkdtemp(prefix="k8s-", dir="/tmp")))
-    try:
-        start_kubernetes(home, start_s=0.1, backoff_s=0.2, autoscale_s=0.3)
+    with running_cluster(**PACE) as home:
         settled(home)
         yield home
-    finally:
-        sandbox.down(home)
-        shutil.rmtree(home.path, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -54,56 +55,6 @@ def apps(connection: client.ApiClient) -> client.AppsV1Api:
 @pytest.fixture(scope="module")
 def batch(connection: client.ApiClient) -> client.BatchV1Api:
     return client.BatchV1Api(connection)
-
-
-def until(true: Callable[[], Any], what: str, timeout_s: float = 10) -> Any:
-    """Ask until the answer is true, and return it."""
-    deadline = time.monotonic() + timeout_s
-    while not (answer := true()):
-        assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}"
-        time.sleep(0.05)
-    return answer
-
-
-def deployment(home: Home, name: str, namespace: str = NAMESPACE) -> dict[str, Any]:
-    return dict(api(home).get(f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}"))
-
-
-def rolled_out(found: dict[str, Any]) -> bool:
-    """Every word of what ``kubectl rollout status`` waits for."""
-    spec, status = found["spec"], found["status"]
-    return status.get("observedGeneration", 0) >= found["metadata"]["generation"] and (
-        status.get("updatedReplicas", 0)
-        == status.get("replicas", 0)
-        == status.get("availableReplicas", 0)
-        == spec["replicas"]
-    )
-
-
-def settled(home: Home) -> None:
-    """Everything that should run runs."""
-
-    def well() -> bool:
-        found = api(home).get("/apis/apps/v1/deployments")["items"]
-        return len(found) == 6 and all(map(rolled_out, found))
-
-    until(well, "all deployments to be rolled out")
-
-
-def condition(obj: dict[str, Any], kind: str) -> dict[str, Any]:
-    return next((each for each in obj["status"].get("conditions", []) if each["type"] == kind), {})
-
-
-def pods(home: Home, app: str, namespace: str = NAMESPACE) -> list[dict[str, Any]]:
-    found = api(home).get(f"/api/v1/namespaces/{namespace}/pods?labelSelector=app%3D{app}")["items"]
-    return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
-
-
-def set_image(home: Home, name: str, tag: str) -> None:
-    image = f"registry.example.com/studyspot/{name}:{tag}"
-    patch = [{"op": "replace", "path": "/spec/template/spec/containers/0/image", "value": image}]
-    path = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{name}"
-    api(home).send("PATCH", path, patch, media_type="application/json-patch+json")
 
 
 # -- rollouts ----------------------------------------------------------------------------------------------
@@ -370,108 +321,3 @@ def test_a_stateful_set_keeps_names_and_claims_and_a_daemon_set_covers_the_nodes
     apps.delete_namespaced_stateful_set("db", "monitoring")
     apps.delete_namespaced_daemon_set("agent", "monitoring")
     until(lambda: not core.list_namespaced_pod("monitoring").items, "their pods to end")
-
-
-# -- the named faults --------------------------------------------------------------------------------------
-
-
-def waiting(home: Home, app: str, namespace: str) -> set[str]:
-    statuses = [pod["status"].get("containerStatuses", [{}])[0] for pod in pods(home, app, namespace)]
-    return {each.get("state", {}).get("waiting", {}).get("reason", "") for each in statuses}
-
-
-def crashing(app: str, namespace: str) -> Callable[[Home], bool]:
-    def check(home: Home) -> bool:
-        counts = [
-            pod["status"].get("containerStatuses", [{}])[0].get("restartCount", 0) for pod in pods(home, app, namespace)
-        ]
-        return "CrashLoopBackOff" in waiting(home, app, namespace) and max(counts) > 5
-
-    return check
-
-
-def unready_for_long(home: Home) -> bool:
-    ready = [condition(pod, "Ready") for pod in pods(home, API)]
-    ill = [each for each in ready if each and each["status"] == "False"]
-    slices = api(home).get(f"/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices")["items"]
-    mine = next(each for each in slices if each["metadata"]["labels"]["kubernetes.io/service-name"] == API)
-    out = [each for each in mine["endpoints"] if not each["conditions"]["ready"]]
-    return len(ill) == len(out) == 1 and ill[0]["lastTransitionTime"] < mine["metadata"]["creationTimestamp"]
-
-
-def without_endpoints(home: Home) -> bool:
-    slices = api(home).get(f"/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices")["items"]
-    mine = next(each for each in slices if each["metadata"]["labels"]["kubernetes.io/service-name"] == WEB)
-    return not mine["endpoints"] and not api(home).get(f"/api/v1/namespaces/{NAMESPACE}/endpoints/{WEB}")["subsets"]
-
-
-def node(home: Home, kind: str) -> str:
-    return str(condition(api(home).get("/api/v1/nodes/node-2"), kind)["status"])
-
-
-def refuses(home: Home, path: str) -> bool:
-    try:
-        api(home).send("GET", path, timeout_s=0.5)
-    except SandboxError:
-        return True
-    return False
-
-
-def busy(home: Home) -> bool:
-    used = api(home).get("/apis/metrics.k8s.io/v1beta1/nodes/node-2")["usage"]["cpu"]
-    return float(used.removesuffix("n")) / 1e9 / 3.9 > 0.95
-
-
-def collects_late(home: Home) -> bool:
-    read = api(home).get("/api/v1/nodes/node-2/proxy/configz")["kubeletconfig"]
-    return (read["imageGCLowThresholdPercent"], read["imageGCHighThresholdPercent"]) != (80, 85)
-
-
-RED: dict[str, Callable[[Home], bool]] = {
-    "studyspot_pod_crashloop": crashing(API, NAMESPACE),
-    "adaptive_learning_pod_crashloop": crashing("user-service", "adaptive-learning-production"),
-    "studyspot_image_missing": lambda home: "ImagePullBackOff" in waiting(home, WEB, NAMESPACE),
-    "studyspot_pod_unready": unready_for_long,
-    "studyspot_service_without_endpoints": without_endpoints,
-    "studyspot_node_not_ready": lambda home: node(home, "Ready") == "Unknown",
-    "studyspot_node_disk_pressure": lambda home: node(home, "DiskPressure") == "True",
-    "studyspot_node_busy": busy,
-    "studyspot_image_gc": collects_late,
-    "kubernetes_metrics_missing": lambda home: refuses(home, "/apis/metrics.k8s.io/v1beta1/nodes"),
-    "kubernetes_hangs": lambda home: refuses(home, "/api/v1/nodes"),
-    "kubernetes_down": lambda home: not processes.listening(home.port(NAME)),
-}
-
-
-def test_every_fault_of_the_cluster_is_tested() -> None:
-    registered = {name for name, fault in FAULTS.items() if fault.break_.__module__ == "sandbox.servers.kubernetes"}
-    assert registered == set(RED)
-
-
-@pytest.mark.parametrize("name", RED)
-def test_a_fault_is_real_and_heals_without_a_trace(home: Home, name: str) -> None:
-    def templates() -> list[Any]:
-        return [each["spec"]["template"] for each in api(home).get("/apis/apps/v1/deployments")["items"]]
-
-    settled(home)
-    before = templates()
-    assert not RED[name](home)
-    break_it(home, name)
-    until(lambda: RED[name](home), f"{name} to show")
-    heal_it(home, name)
-    until(lambda: not RED[name](home), f"{name} to be healed")
-    settled(home)
-    assert templates() == before
-    assert home.state()["broken"] == []
-
-
-def test_a_killed_cluster_comes_back_with_what_it_had(home: Home, core: client.CoreV1Api) -> None:
-    made = core.create_namespaced_config_map(NAMESPACE, {"metadata": {"name": "kept"}, "data": {"a": "1"}})
-    names = sorted(pod["metadata"]["name"] for pod in pods(home, API))
-    time.sleep(2.5)  # It writes its state every two seconds; SIGKILL leaves no time for more.
-    processes.stop(home, NAME, sig=9)
-    start_kubernetes(home, start_s=0.1, backoff_s=0.2, autoscale_s=0.3)
-    found = core.read_namespaced_config_map("kept", NAMESPACE)
-    assert (found.metadata.uid, found.data) == (made.metadata.uid, {"a": "1"})
-    assert sorted(pod["metadata"]["name"] for pod in pods(home, API)) == names
-    assert all(condition(pod, "Ready")["status"] == "True" for pod in pods(home, API))

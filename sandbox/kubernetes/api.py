@@ -48,7 +48,10 @@ def answer(cluster: Cluster, request: Request, user: User) -> Response:
     if documented is not None:
         return Response(documented)
     if parts[:2] == ["apis", "metrics.k8s.io"]:
-        authorize(cluster.store, user, Deed("list", "metrics.k8s.io", parts[-1] if len(parts) % 2 else parts[-2]))
+        # .../nodes, .../nodes/NAME, .../namespaces/NS/pods, .../namespaces/NS/pods/NAME
+        plural = parts[-2] if len(parts) % 2 else parts[-1]
+        namespace = parts[4] if "namespaces" in parts else None
+        authorize(cluster.store, user, Deed("get", "metrics.k8s.io", plural, namespace))
         return Response(metrics.answer(cluster.store, cluster.settings, parts[3:], request.query))
     if parts == ["apis", "authorization.k8s.io", "v1", "selfsubjectaccessreviews"] and request.method == "POST":
         return Response(access.review(cluster.store, user, request.json()), 201)

@@ -250,7 +250,7 @@ def _access() -> list[Object]:
             "resources": ["pods", "pods/log", "nodes", "services", "endpoints", "events"],
             "verbs": watch,
         },
-        {"apiGroups": ["apps", "batch", "autoscaling", "policy"], "resources": ["*"], "verbs": watch},
+        {"apiGroups": ["apps", "batch", "autoscaling", "metrics.k8s.io"], "resources": ["*"], "verbs": watch},
     ]
 
     def role(name: str, rules: list[Object]) -> Object:

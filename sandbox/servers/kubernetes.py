@@ -49,10 +49,9 @@ def start_kubernetes(home: Home, **pace: float) -> None:
         argv = [sys.executable, "-m", "sandbox.kubernetes", "--port", str(port), "--certificate", certificate]
         argv += ["--directory", directory, "--tokens", directory / "tokens.json", "--pace", json.dumps(pace)]
         processes.start(home, NAME, argv, cwd=REPOSITORY, ready=lambda: processes.listening(port))
-    if not home.facts(NAME).get("seeded"):
+    if not api(home).get("/api/v1/namespaces")["items"]:
         api(home).send("PATCH", "/_sandbox/metrics", {"load": seeds.LOAD})
         api(home).send("POST", "/_sandbox/objects", {"items": seeds.objects()})
-        home.remember(NAME, seeded=True)
     for platform, namespace in (("studyspot", seeds.STUDYSPOT), ("adaptive_learning", seeds.ADAPTIVE_LEARNING)):
         extra = {"kube_config_path": str(kubeconfig(home, namespace)), "namespace": namespace}
         home.connect(f"{platform}_kubernetes", {"conn_type": "kubernetes", "extra": extra})
