@@ -74,7 +74,9 @@ class Home:
             state = self.state()
             yield state
             draft = self.path / "state.json.draft"
-            draft.write_text(json.dumps(state, indent=1, sort_keys=True))
+            # It holds passwords.
+            draft.touch(mode=0o600)
+            draft.write_text(json.dumps(state, indent=1))
             draft.replace(self.path / "state.json")
 
     def facts(self, name: str) -> dict[str, Any]:
