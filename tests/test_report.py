@@ -129,13 +129,14 @@ def busy_night(ledger: Ledger, run_id: str = NIGHT.run_id) -> None:
     )
     deliver(ledger, slack_is_down)
     plan = ledger.plan(logs, "logs", [{"path": f"/var/log/studyspot/app.{n}.log", "bytes": MIB} for n in range(13)])
-    with ledger.action(logs, "logs", "remove", "/var/log/studyspot app", plan=plan, before={"files": 40}) as action:
-        action.after = {"files": 27, "bytes_freed": 13_002_342}
+    due = {"files": 13, "bytes": 13 * MIB}
+    with ledger.action(logs, "logs", "delete", "/var/log/studyspot", plan=plan, before=due) as action:
+        action.after = {"files": 12, "bytes": 13_002_342, "left": {"in use": 1}, "examples": {"in use": ["app.7.log"]}}
     for number, table in enumerate(["bookings", "seats", "users"], 1):
-        before = {"dead_tuples": 41_200 * number, "bytes": 96 * MIB * number}
+        before = {"dead_rows": 41_200 * number, "bytes": 96 * MIB * number, "arm": "vacuum", "score": 4.2}
         with ledger.action(vacuum, "postgres", "vacuum", f"public.{table}", before=before) as action:
-            action.after = {"dead_tuples": 0, "bytes": 96 * MIB * number - 4 * MIB}
-    with ledger.action(vacuum, "postgres", "vacuum", "public.libraries", before={"dead_tuples": 900}) as action:
+            action.after = {"dead_rows": 0, "bytes": 96 * MIB * number - 4 * MIB, "arm": "vacuum", "wal_bytes": MIB}
+    with ledger.action(vacuum, "postgres", "vacuum", "public.libraries", before={"dead_rows": 900}) as action:
         action.skip("locked by another session for 2 s")
     now = datetime.now(UTC)
     for hours in range(24 * 29):
@@ -203,7 +204,7 @@ def test_the_verdict_says_it_all_in_one_sentence_with_its_numbers(night: Ledger)
     assert report.headline == "2 findings, worst P1 Critical"
     assert report.sentence == (
         "2 findings, worst P1 Critical; 1 check could not look; 5 checks ok; 1 finding repaired;"
-        " 12.4 MiB of logs removed, 3 tables vacuumed"
+        " 12.4 MiB of logs deleted, 3 tables vacuumed"
     )
 
 
@@ -239,11 +240,11 @@ def test_what_this_run_found_repaired_is_shown_once_and_not_as_open(night: Ledge
 def test_actions_are_shown_with_before_after_seconds_and_bytes(night: Ledger) -> None:
     deeds = {deed.object: deed for deed in report_of(night).actions}
     assert deeds["public.users"].bytes == 4 * MIB
-    assert deeds["/var/log/studyspot app"].bytes == 13_002_342
+    assert deeds["/var/log/studyspot"].bytes == 13_002_342
     assert deeds["public.libraries"].state == "skipped"
     assert deeds["public.users"].seconds is not None
     page = page_of(report_of(night))
-    assert "dead tuples 123,600 → 0" in page.text
+    assert "dead rows 123,600 → 0" in page.text
     assert "locked by another session for 2 s" in page.text
     assert "12.4 MiB" in page.text
 
@@ -319,6 +320,26 @@ def test_a_check_made_last_time_and_not_now_is_a_gap(ledger: Ledger) -> None:
     report = report_of(ledger, studyspot(redis={}))
     assert [gap.what for gap in report.gaps] == ["redis_hit_rate"]
     assert report.verdict == "unknown"
+
+
+def test_a_check_of_a_table_that_needs_nothing_today_is_no_gap(ledger: Ledger) -> None:
+    whole = ok("postgres_connect", Severity.P0)
+    ledger.record(run(13), [whole, ok("postgres_vacuum", Severity.P2, object="public.users")])
+    ledger.record(NIGHT, [whole])
+    report = report_of(ledger, studyspot(postgres={}))
+    assert (report.gaps, report.verdict) == ((), "ok")
+
+
+def test_work_is_called_what_was_done_and_a_deletion_of_nothing_is_not_mentioned(ledger: Ledger) -> None:
+    task = run(14, task="vacuum")
+    for table, arm in (("a", "vacuum"), ("b", "analyze"), ("c", "freeze"), ("d", "vacuum")):
+        with ledger.action(task, "postgres", "vacuum", table, before={"arm": arm}) as action:
+            action.after = {"arm": arm}
+    for files in (0, 3):
+        with ledger.action(run(14, task="logs"), "logs", "delete", f"/var/log/{files}") as action:
+            action.after = {"files": files, "bytes": 0}
+    said = report_of(ledger, studyspot()).sentence
+    assert said.endswith("2 tables vacuumed, 1 table analyzed, 1 table frozen, 3 items of logs deleted")
 
 
 def test_a_dag_is_only_asked_for_the_sections_it_looks_after(ledger: Ledger) -> None:
@@ -525,18 +546,20 @@ def test_numbers_are_said_to_people(said: str, meant: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "bytes"),
+    ("verb", "before", "after", "bytes"),
     [
-        ({}, {"bytes_freed": 5}, 5),
-        ({"bytes": 10}, {"bytes": 4}, 6),
-        ({"total_bytes": 10}, {"total_bytes": 12}, -2),
-        ({"rows": 10}, {"rows": 4}, None),
+        ("clear", {}, {"bytes_freed": 5}, 5),
+        ("vacuum", {"bytes": 10}, {"bytes": 4}, 6),
+        ("vacuum", {"total_bytes": 10}, {"total_bytes": 12}, -2),
+        ("vacuum", {"rows": 10}, {"rows": 4}, None),
+        ("delete", {"bytes": 10}, {"bytes": 9}, 9),
+        ("delete", {"bytes": 10}, {}, None),
     ],
 )
 def test_freed_space_is_what_the_action_says_or_measured(
-    before: Mapping[str, int], after: Mapping[str, int], bytes: int | None
+    verb: str, before: Mapping[str, int], after: Mapping[str, int], bytes: int | None
 ) -> None:
-    assert freed(before, after) == bytes
+    assert freed(verb, before, after) == bytes
 
 
 # -- storage -----------------------------------------------------------------------------------------------

@@ -1,5 +1,8 @@
 -- Checks that this Dag made before and did not make in this run.
 --
+-- Only those that look at the whole of something: a check with an object (a table that needs VACUUM) comes and goes
+-- with it.
+--
 -- Returns   one row per check, with the time of its last look
 -- Params    platform, dag_id, run_id, since, before
 -- Locks     none beyond a normal read
@@ -11,8 +14,7 @@ select
 from outcomes as o
 where
     o.platform = %(platform)s and o.dag_id = %(dag_id)s and o.run_id <> %(run_id)s
-    -- A run's own failure is no check that is missing from a good run.
-    and o.check_name <> 'run'
+    and o.object = ''
     and o.recorded_at >= %(since)s and o.recorded_at < %(before)s
     and not exists (
         select from outcomes as mine

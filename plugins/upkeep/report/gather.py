@@ -13,6 +13,7 @@ from upkeep.platforms import Platform
 from upkeep.report import foreign, verdict
 from upkeep.report.expected import SECTIONS, Trace, area_of, gaps
 from upkeep.report.model import (
+    DELETING,
     FORMAT,
     Area,
     Check,
@@ -229,21 +230,24 @@ def _deed(row: Mapping[str, Any]) -> Deed:
         reason=foreign.text(row["reason"]),
         started_at=_utc(row["started_at"]),
         seconds=row["seconds"],
-        bytes=freed(row["before"], row["after"]),
+        bytes=freed(row["verb"], row["before"], row["after"]),
         plan=(row["digest"] or "")[:12],
     )
 
 
-def freed(before: Mapping[str, Any], after: Mapping[str, Any]) -> int | None:
+def freed(verb: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> int | None:
     """
-    Space that an action gave back, in bytes.
+    Space that an action gave back, in bytes; negative when its object grew.
 
-    Either the action says so (``bytes_freed``, ``bytes_removed``), or it measured ``bytes`` (or ``…_bytes``) of its
-    object before and after.
+    Either the action says so (``bytes_freed``), or it deleted things and counted their ``bytes``, or it measured
+    ``bytes`` (or ``…_bytes``) of its object before and after.
     """
-    for name in ("bytes_freed", "freed_bytes", "bytes_removed", "removed_bytes", "bytes_deleted"):
+    told = ("bytes_freed", "freed_bytes", *(("bytes",) if verb in DELETING else ()))
+    for name in told:
         if isinstance(after.get(name), (int, float)):
             return int(after[name])
+    if verb in DELETING:
+        return None
     for name, had in before.items():
         has = after.get(name)
         if name.split("_")[-1] == "bytes" and isinstance(had, (int, float)) and isinstance(has, (int, float)):

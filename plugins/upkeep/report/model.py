@@ -13,6 +13,9 @@ from typing import Any, Literal
 FORMAT = 1
 """Of ``report.json``; goes up when a reader of the old one would misunderstand the new one."""
 
+DELETING = ("delete", "remove")
+"""Verbs of actions whose ``before`` is what was planned, and whose ``after`` is what is gone."""
+
 Verdict = Literal["ok", "findings", "unknown", "failed"]
 
 

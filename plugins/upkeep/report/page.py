@@ -131,6 +131,7 @@ def _platform(platform: Platform, rows: Sequence[Mapping[str, Any]]) -> dict[str
         "name": platform.name,
         "title": platform.title,
         "open": own[0]["open_findings"] if own else 0,
+        "blind": own[0]["blind"] if own else 0,
         "worst": level.name if level else worst,
         "rows": [
             {

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from upkeep.report import wording
-from upkeep.report.model import Deed, Report, Trend
+from upkeep.report.model import DELETING, Deed, Report, Trend
 from upkeep.report.verdict import deeds as deeds_said
 from upkeep.settings import ROOT
 
@@ -112,6 +113,8 @@ class _Row:
     """One action, ready to be shown."""
 
     object: str
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
     changes: list[tuple[str, str, str]]
     freed: str
     took: str
@@ -127,7 +130,7 @@ def _group(capability: str, verb: str, deeds: list[Deed]) -> dict[str, Any]:
     ]
     said = [f"{sum(d.state == state for d in deeds)} {state}" for state in reversed(states)]
     freed = sum(deed.bytes or 0 for deed in deeds)
-    if freed:
+    if freed > 0:
         said.append(f"{wording.size(freed)} freed")
     said.append(f"took {wording.span(sum(deed.seconds or 0 for deed in deeds))}")
     well = states[0] in ("skipped", "done")
@@ -135,13 +138,16 @@ def _group(capability: str, verb: str, deeds: list[Deed]) -> dict[str, Any]:
         "name": f"{wording.words(capability)} · {wording.words(verb)}",
         "state": "ok" if well else states[0],
         "said": ", ".join(said),
-        "freed": any(deed.bytes is not None for deed in deeds),
+        "sides": ("planned", "deleted") if verb in DELETING else ("before", "after"),
+        "freed": any(deed.bytes and deed.bytes > 0 for deed in deeds),
         "open": not well or len(deeds) <= UNFOLDED,
         "deeds": [
             _Row(
                 object=deed.object,
+                before=deed.before,
+                after=deed.after,
                 changes=wording.change(deed.before, deed.after),
-                freed=wording.size(deed.bytes) if deed.bytes is not None else "",
+                freed=wording.size(deed.bytes) if deed.bytes and deed.bytes > 0 else "",
                 took=wording.span(deed.seconds) if deed.seconds is not None else "",
                 state=deed.state,
                 reason=deed.reason,

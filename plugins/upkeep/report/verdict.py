@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from upkeep.report.model import Area, Check, Deed, Gap, OpenFinding, Resolved, Task, Verdict
+from upkeep.report.model import DELETING, Area, Check, Deed, Gap, OpenFinding, Resolved, Task, Verdict
 from upkeep.report.wording import counted, past, size
 
 _THINGS = {"postgres": ("table", "tables"), "vacuum": ("table", "tables"), "retention": ("table", "tables")}
@@ -97,7 +97,7 @@ def headline(seen: Seen, verdict: Verdict) -> str:
 
 
 def sentence(seen: Seen, verdict: Verdict) -> str:
-    """``2 findings, worst P1 Critical; 14 checks ok; 3 tables vacuumed, 12.4 MiB of logs removed``."""
+    """``2 findings, worst P1 Critical; 14 checks ok; 3 tables vacuumed, 12.4 MiB of logs deleted``."""
     parts = [headline(seen, verdict)] if verdict == "failed" else []
     parts.append(_findings(seen) if seen.wrong else "no findings")
     if seen.unlooked:
@@ -114,21 +114,34 @@ def sentence(seen: Seen, verdict: Verdict) -> str:
 
 
 def deeds(actions: Sequence[Deed]) -> list[str]:
-    """``["3 tables vacuumed", "12.4 MiB of logs removed"]``; plans only played through are said to be that."""
+    """``["3 tables vacuumed", "12.4 MiB of logs deleted"]``; what was only played through is said to be that."""
     groups: dict[tuple[str, str, bool], list[Deed]] = {}
     for deed in actions:
         if deed.state == "done":
-            groups.setdefault((deed.capability, deed.verb, deed.dry_run), []).append(deed)
+            groups.setdefault((deed.capability, _verb(deed), deed.dry_run), []).append(deed)
     said = []
     for (capability, verb, dry_run), done in groups.items():
-        freed = sum(deed.bytes or 0 for deed in done)
-        if freed and capability not in _THINGS:
-            what = f"{size(freed)} of {capability} {past(verb)}"
-        else:
-            one, many = _THINGS.get(capability, (f"{capability} item", f"{capability} items"))
-            what = f"{counted(len(done), one, many)} {past(verb)}"
-        said.append(f"{what} (dry run)" if dry_run else what)
+        if what := _deletion(capability, verb, done) if verb in DELETING else _work(capability, verb, done):
+            said.append(f"{what} (dry run)" if dry_run else what)
     return said
+
+
+def _verb(deed: Deed) -> str:
+    """What VACUUM's planner chose for a table is what was done to it: ``vacuum``, ``analyze`` or ``freeze``."""
+    return str(deed.after.get("arm") or deed.verb)
+
+
+def _deletion(capability: str, verb: str, done: Sequence[Deed]) -> str:
+    if freed := sum(deed.bytes or 0 for deed in done):
+        return f"{size(freed)} of {capability} {past(verb)}"
+    files = [deed.after["files"] for deed in done if isinstance(deed.after.get("files"), int)]
+    count = sum(files) if files else len(done)
+    return f"{counted(count, f'item of {capability}', f'items of {capability}')} {past(verb)}" if count else ""
+
+
+def _work(capability: str, verb: str, done: Sequence[Deed]) -> str:
+    one, many = _THINGS.get(capability, (f"{capability} item", f"{capability} items"))
+    return f"{counted(len({deed.object for deed in done}), one, many)} {past(verb)}"
 
 
 def _findings(seen: Seen) -> str:

@@ -116,23 +116,40 @@ def facts_line(facts: Mapping[str, Any], most: int = 4, most_length: int = 60) -
     return " · ".join(shown)
 
 
-def change(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """``[(what, before, after)]``, what both know first; an empty text where one side is silent."""
-    names = [name for name in before if name in after]
-    names += [name for name in after if name not in before]
-    names += [name for name in before if name not in after]
-    return [
-        (
-            label(name),
-            fact(name, before[name]) if name in before else "",
-            fact(name, after[name]) if name in after else "",
-        )
-        for name in names
+_SAID_ELSEWHERE = {"state", "reason", "seconds", "first"}
+
+
+def change(before: Mapping[str, Any], after: Mapping[str, Any], most: int = 4) -> list[tuple[str, str, str]]:
+    """
+    ``[(what, before, after)]``: what changed first, then what only one side knows; an empty text for its silence.
+
+    Plain values only, the most telling few; the whole of both is one click away.
+    """
+    changed = [
+        (label(name), fact(name, value), fact(name, after[name]))
+        for name, value in before.items()
+        if name in after and _plain(value) and _plain(after[name]) and value != after[name]
     ]
+    silent = after or before
+    alone = [
+        (label(name), "" if after else fact(name, value), fact(name, value) if after else "")
+        for name, value in silent.items()
+        if _plain(value) and (name not in before or not after) and name not in _SAID_ELSEWHERE
+    ]
+    return (changed + alone)[:most]
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, (int, float)) or (isinstance(value, str) and 0 < len(value) <= 60)
+
+
+_IRREGULAR = {"freeze": "frozen"}
 
 
 def past(verb: str) -> str:
     """``vacuum`` → ``vacuumed``; ``delete`` → ``deleted``."""
     first, _, rest = verb.replace("_", " ").partition(" ")
+    if first in _IRREGULAR:
+        return f"{_IRREGULAR[first]} {rest}".strip()
     done = first if first.endswith("ed") else f"{first}d" if first.endswith("e") else f"{first}ed"
     return f"{done} {rest}".strip()
