@@ -116,6 +116,7 @@ class Alerts(Section):
     """More different alerts than this within ``storm_within`` become one page that lists them."""
 
     storm_within: Annotated[Duration, Between("10s", "1h")] = timedelta(minutes=5)
+    """… the time in which they are counted."""
 
 
 class Window(Section):

@@ -30,6 +30,8 @@ class DatabaseBackup(Section):
     """The database: a dump with its proof, or what an engine for physical backups makes."""
 
     prefix: Prefix = "database/"
+    """Where in the bucket."""
+
     keep: Keep = timedelta(days=30)
     """Younger backups are never deleted."""
 
@@ -44,7 +46,11 @@ class FilesBackup(Section):
     """Where they live."""
 
     prefix: Prefix = "files/"
+    """Where in the bucket of backups."""
+
     storage_class: Literal["STANDARD", "STANDARD_IA", "INTELLIGENT_TIERING", "GLACIER_IR"] = "STANDARD_IA"
+    """Of the copies; S3's infrequent access costs by the retrieval and at least 30 days."""
+
     most_deleted: Share = 0.05
     """More than this share of the files gone since yesterday stops the copy: somebody may be erasing them."""
 
@@ -53,7 +59,11 @@ class ConfigurationBackup(Section):
     """Configuration: host trees and Kubernetes objects in one archive that is the same for the same content."""
 
     prefix: Prefix = "configuration/"
+    """Where in the bucket."""
+
     keep: Keep = timedelta(days=90)
+    """Younger archives are never deleted."""
+
     paths: tuple[AbsolutePath, ...] = ()
     """Trees on the platform's hosts."""
 
@@ -71,9 +81,16 @@ class Generations(Section):
     """How many of the last of each period are kept beyond their days: grandfather, father, son."""
 
     daily: int = Field(default=7, ge=0, le=366)
+    """The last of each of so many days."""
+
     weekly: int = Field(default=4, ge=0, le=520)
+    """… weeks."""
+
     monthly: int = Field(default=12, ge=0, le=240)
+    """… months."""
+
     yearly: int = Field(default=0, ge=0, le=50)
+    """… years."""
 
 
 class Backup(Section):
@@ -83,8 +100,13 @@ class Backup(Section):
     """Where backups go; another account than the platform's, if it can be."""
 
     database: DatabaseBackup | None = None
+    """Dump or base backup of the database."""
+
     files: FilesBackup | None = None
+    """Copy of the application's files."""
+
     configuration: ConfigurationBackup | None = None
+    """Archive of what the platform is made from."""
 
     encryption: Literal["none", "aes-256-gcm", "age"] = "none"
     """Before upload, with the key of connection ``{platform}_backup_key``."""
@@ -93,6 +115,8 @@ class Backup(Section):
     """So many content-verified database backups are kept whatever their age; the newest always is."""
 
     generations: Generations = Generations()
+    """What is kept beyond ``keep``, of the database."""
+
     deleted_after: Annotated[Duration, Between("1h", "30d")] = timedelta(hours=24)
     """A backup past its time is marked first and deleted this much later."""
 
@@ -195,6 +219,7 @@ class Recovery(Section):
     """Time between two rows of the heartbeat that measures the loss."""
 
     drill: Drill = Drill()
+    """How it is rehearsed, each quarter."""
 
     @model_validator(mode="after")
     def _measurable(self) -> Recovery:

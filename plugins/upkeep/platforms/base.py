@@ -28,9 +28,8 @@ from upkeep.findings import Severity
 class Section(BaseModel):
     """Base of every section: unknown keys are mistakes, values never change."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
-    )
+    # Docstrings of fields are read for the schema only (schema.py); pydantic would parse the source in every process.
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 366 * 86400}
@@ -55,11 +54,11 @@ def parse_duration(value: Any) -> timedelta:
 
 def format_duration(value: timedelta) -> str:
     """The shortest way to write it: ``timedelta(minutes=15)`` → ``"15m"``."""
-    seconds = value.total_seconds()
+    whole, rest = divmod(value, timedelta(seconds=1))
     for unit in ("y", "w", "d", "h", "m", "s"):
-        if seconds >= UNITS[unit] and seconds % UNITS[unit] == 0:
-            return f"{seconds / UNITS[unit]:g}{unit}"
-    return f"{seconds:g}s" if seconds >= 1 else f"{seconds * 1000:g}ms"
+        if not rest and whole >= UNITS[unit] and whole % UNITS[unit] == 0:
+            return f"{whole // int(UNITS[unit])}{unit}"
+    return f"{value / timedelta(milliseconds=1):.3f}".rstrip("0").rstrip(".") + "ms"
 
 
 def _not_nothing(value: timedelta) -> timedelta:
@@ -135,7 +134,10 @@ def _plain_url(url: str) -> str:
         raise ValueError("a URL carries no user or password; secrets live in Airflow connections")
     if re.search(r"\s", url):
         raise ValueError("a URL has no blanks")
-    _ = parts.port  # raises when it is no port
+    try:
+        _ = parts.port
+    except ValueError:  # its own message repeats what may be a password
+        raise ValueError("the port of a URL is a number up to 65535") from None
     return url
 
 

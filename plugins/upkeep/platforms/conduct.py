@@ -44,6 +44,8 @@ class Brake(Section):
     """Share of ``max_connections`` that is active, ours not counted."""
 
     first_wait: Annotated[Duration, Between("1s", "10m")] = timedelta(seconds=30)
+    """The first wait."""
+
     longest_wait: Annotated[Duration, Between("1s", "1h")] = timedelta(minutes=10)
     """Waits double from the first to the longest; work ends politely with the window."""
 
@@ -103,7 +105,11 @@ class Pod(Section):
     """By digest."""
 
     namespace: KubernetesName
+    """Where it runs."""
+
     service_account: KubernetesName = "default"
+    """As whom; it needs no rights on the platform."""
+
     cpu: float = Field(default=2, gt=0, le=256)
     """Cores, as request and limit."""
 
@@ -125,6 +131,8 @@ class Execution(Section):
     """Where heavy tasks (dumps, restores, scans, forecasts) run; the light ones always run on the workers."""
 
     heavy: Literal["worker", "executor", "pod"] = "worker"
+    """On the workers like everything else, by another executor of Airflow, or each in a pod of its own."""
+
     executor: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]{0,199}$")] | None = None
     """Executor for ``heavy: executor``, as in ``[core] executor``: ``KubernetesExecutor``."""
 
@@ -147,7 +155,11 @@ class Cdn(Section):
     """The cache before the platform, behind ``{platform}_cdn``; the zone's id is in that connection's extra."""
 
     provider: Literal["cloudflare"] = "cloudflare"
+    """Whose API it speaks."""
+
     api: Url = "https://api.cloudflare.com/client/v4"
+    """Base address of the API."""
+
     hosts: tuple[HostName, ...] = Field(min_length=1)
     """Addresses of only these hosts may be purged; everything at once never is."""
 

@@ -48,7 +48,11 @@ class Deletion(Section):
     """Time that one transaction should take; the number of rows follows from it."""
 
     least_rows: int = Field(default=500, ge=1, le=50_000)
+    """A transaction deletes at least this many."""
+
     most_rows: int = Field(default=50_000, ge=1, le=1_000_000)
+    """… and at most this many."""
+
     most_share: Share = 0.5
     """The standing yes ends here: deleting more than this share of a table asks a person first."""
 
@@ -138,6 +142,8 @@ class Table(Section):
     """One table of the application that maintenance must know by name."""
 
     name: TableName
+    """In the search path, or with its schema: ``audit.events``."""
+
     retention: Retention | None = None
     """When its rows expire; without one they never do."""
 
@@ -196,9 +202,17 @@ class Postgres(Section):
     """Share of the two billion transaction ids in use: wraparound."""
 
     vacuum: Vacuum = Vacuum()
+    """Which tables are vacuumed and analysed, and how gently."""
+
     reindex: Reindex = Reindex()
+    """Which indexes are rebuilt."""
+
     deletion: Deletion = Deletion()
+    """How expired rows are deleted."""
+
     advice: Advice = Advice()
+    """What is worth telling the owner."""
+
     tables: tuple[Table, ...] = ()
     """Tables that maintenance must know by name."""
 

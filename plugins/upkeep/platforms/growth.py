@@ -14,7 +14,11 @@ class Growth(Section):
     """A number of the business that is sampled daily."""
 
     name: Name
+    """What reports call it."""
+
     table: TableName
+    """Its rows are counted."""
+
     column: str = Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$")
     """Time a row was made; days without a row count as zero."""
 
@@ -23,14 +27,21 @@ class Limits(Section):
     """What there is, where it cannot be measured; None is measured or unknown."""
 
     cpu_cores: float | None = Field(default=None, gt=0, le=10**6)
+    """Cores of the whole cluster."""
+
     memory: Bytes | None = None
+    """Memory of the whole cluster."""
+
     storage: Bytes | None = None
+    """Disk of the whole cluster."""
 
 
 class Capacity(Section):
     """Daily samples, and how early a limit must be seen coming."""
 
     limits: Limits = Limits()
+    """Limits that nothing can be asked for."""
+
     growth: tuple[Growth, ...] = ()
     """Sampled beside sizes, connections, CPU and memory, which always are."""
 
@@ -70,10 +81,14 @@ class Step(Section):
     """When more is added and when some is taken away."""
 
     up: Share
+    """More from here on."""
+
     up_after: Annotated[Duration, Between("15s", "1d")] = timedelta(minutes=5)
     """Above ``up`` for this long."""
 
     down: Share
+    """Less from here on."""
+
     down_after: Annotated[Duration, Between("15s", "7d")] = timedelta(minutes=15)
     """Below ``down`` for this long."""
 
@@ -89,11 +104,16 @@ class Horizontal(Section):
     """Bounds and targets of the HorizontalPodAutoscalers."""
 
     least: int = Field(default=2, ge=1, le=1000)
+    """Replicas there always are."""
+
     most: int = Field(default=20, ge=1, le=1000)
+    """Replicas there may be."""
+
     cpu: Share | None = 0.7
     """Target of CPU use, of what is requested; None: not a metric of the autoscaler."""
 
     memory: Share | None = 0.8
+    """Target of memory use, of what is requested; None: not a metric."""
 
     @model_validator(mode="after")
     def _bounds(self) -> Horizontal:
@@ -108,9 +128,16 @@ class Nodes(Section):
     """Bounds of the cluster autoscaler."""
 
     least: int = Field(default=3, ge=0, le=15_000)
+    """Nodes there always are."""
+
     most: int = Field(default=50, ge=1, le=15_000)
+    """Nodes there may be."""
+
     up: Share = 0.7
+    """Share of the nodes' allocatable in use from which one is added."""
+
     down: Share = 0.5
+    """… below which one is drained and removed."""
 
     @model_validator(mode="after")
     def _bounds(self) -> Nodes:
@@ -125,7 +152,11 @@ class Scaling(Section):
     """The scaling plan. Upkeep compares it with what is configured and says where they differ; it scales nothing."""
 
     cpu: Step = Step(up=0.7, down=0.3)
+    """Use of CPU, of what is requested."""
+
     memory: Step = Step(up=0.8, down=0.4)
+    """Use of memory, of what is requested."""
+
     connections: Share = 0.8
     """Share of ``max_connections`` in use from which the database must grow."""
 
@@ -133,14 +164,19 @@ class Scaling(Section):
     """Share of reads from which another read replica is due."""
 
     storage_alert: Share = 0.8
+    """Share of a volume in use that is a finding."""
+
     storage_expand: Share = 0.9
     """A volume is made larger from here on, by a person: a volume does not shrink again."""
 
     horizontal: Horizontal = Horizontal()
+    """What the HorizontalPodAutoscalers must look like."""
+
     vertical: Literal["advise", "initial", "recreate", "in_place"] = "advise"
     """Update mode of the VerticalPodAutoscalers; ``advise`` is what they call Off."""
 
     nodes: Nodes = Nodes()
+    """What the cluster autoscaler must look like."""
 
     @model_validator(mode="after")
     def _no_clash(self) -> Scaling:

@@ -106,6 +106,8 @@ class Platform(Section):
 
     def _clashes(self) -> Iterator[str]:
         """What no section can see alone."""
+        if self.name.endswith("_backup"):
+            yield "a platform's name does not end in _backup: studyspot_backup_s3 is a connection of studyspot"
         if self.backup is not None:
             if self.backup.database is not None and self.postgres is None:
                 yield "backup.database needs a postgres section"

@@ -48,6 +48,8 @@ class Project(Section):
     """Dependencies of the application, scanned from a lock file."""
 
     name: Name
+    """What reports call it."""
+
     kind: Literal["npm", "pip", "osv"]
     """Which scanner reads it: npm audit, pip-audit, or osv-scanner for anything else."""
 
@@ -65,6 +67,8 @@ class Waiver(Section):
     """Image or package it is for; empty for everywhere."""
 
     reason: str = Field(min_length=10, max_length=500)
+    """Why that is acceptable, for whoever asks."""
+
     owner: str = Field(min_length=2, max_length=80)
     """Who answers for it."""
 
@@ -85,6 +89,8 @@ class Security(Section):
     """Images beside those of ``kubernetes.deployments``; what is scanned is always the digest that runs."""
 
     projects: tuple[Project, ...] = ()
+    """What the application depends on."""
+
     grades: dict[Vulnerable, Grade] = Field(
         default_factory=lambda: {
             Vulnerable.CRITICAL: Grade(severity=Severity.P1, fix_within=timedelta(days=7)),
@@ -108,6 +114,8 @@ class Security(Section):
     """With an older vulnerability database a scan says ``unknown``, never ``clean``."""
 
     waivers: tuple[Waiver, ...] = ()
+    """Known findings that do not count for a while."""
+
     key_directories: tuple[AbsolutePath, ...] = ()
     """Trees on the hosts where private keys are looked for, by content and not by name."""
 
@@ -144,10 +152,14 @@ class ManagedCertificate(Section):
     """A Certificate of cert-manager; it is renewed through its status and never deleted."""
 
     name: KubernetesName
-    secret: KubernetesName
+    """Name of the Certificate."""
+
+    secret_name: KubernetesName
     """Secret that holds it."""
 
     ingress: KubernetesName | None = None
+    """Ingress that serves it, if one does."""
+
     hosts: tuple[HostName, ...] = Field(min_length=1)
     """After a renewal each of these must serve the new serial number, on each of its addresses."""
 
@@ -156,10 +168,14 @@ class Certificates(Section):
     """TLS policy, and which certificates may be renewed; ages are judged by ``http.certificate_left``."""
 
     managed: tuple[ManagedCertificate, ...] = ()
+    """Those that cert-manager issues; the others are only judged."""
+
     least_protocol: Literal["TLSv1.2", "TLSv1.3"] = "TLSv1.2"
     """A server that accepts an older one is a finding."""
 
     least_rsa_bits: int = Field(default=2048, ge=2048, le=16384)
+    """A shorter RSA key is a finding, in bits."""
+
     issuing: Annotated[Duration, Between("1m", "7d")] = timedelta(hours=2)
     """A certificate that is still being issued after this is stuck."""
 

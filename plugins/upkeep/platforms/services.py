@@ -55,6 +55,7 @@ class Endpoint(Section):
     """What findings call it."""
 
     url: Url
+    """Asked with GET; ``connect_to`` in ``include/upkeep.yaml`` may send it to another address."""
 
     severity: Severity = Severity.P0
     """How bad it is when it does not answer as it should."""
