@@ -118,7 +118,7 @@ if KUBECTL:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=90,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -128,22 +128,22 @@ if KUBECTL:
 
     def test_kubectl_rolls_out_restarts_and_goes_back(home: Home) -> None:
         web = "deployment/studyspot-web"
-        assert "successfully rolled out" in kubectl(home, "rollout", "status", web, "--timeout=20s")
+        assert "successfully rolled out" in kubectl(home, "rollout", "status", web, "--timeout=60s")
         kubectl(home, "set", "image", web, "app=registry.example.com/studyspot/studyspot-web:2.0.0")
-        kubectl(home, "rollout", "status", web, "--timeout=20s")
+        kubectl(home, "rollout", "status", web, "--timeout=60s")
         kubectl(home, "rollout", "restart", web)
-        kubectl(home, "rollout", "status", web, "--timeout=20s")
+        kubectl(home, "rollout", "status", web, "--timeout=60s")
         history = table(kubectl(home, "rollout", "history", web))
         assert [line[0] for line in history[2:] if line] == ["1", "2", "3"]
         kubectl(home, "rollout", "undo", web, "--to-revision=1")
-        kubectl(home, "rollout", "status", web, "--timeout=20s")
+        kubectl(home, "rollout", "status", web, "--timeout=60s")
         image = kubectl(home, "get", web, "-o", "jsonpath={.spec.template.spec.containers[0].image}")
         assert image.endswith(":1.4.2")
         assert [line[0] for line in table(kubectl(home, "rollout", "history", web))[2:] if line] == ["2", "3", "4"]
 
     def test_kubectl_scales_and_prints_proper_columns(home: Home) -> None:
         kubectl(home, "scale", "deployment/studyspot-web", "--replicas=4")
-        kubectl(home, "rollout", "status", "deployment/studyspot-web", "--timeout=20s")
+        kubectl(home, "rollout", "status", "deployment/studyspot-web", "--timeout=60s")
         head, row = table(kubectl(home, "get", "deployment", "studyspot-web"))
         assert head == ["NAME", "READY", "UP-TO-DATE", "AVAILABLE", "AGE"]
         assert row[:4] == ["studyspot-web", "4/4", "4", "4"]
@@ -180,7 +180,7 @@ if KUBECTL:
             "spec": {"restartPolicy": "Never", "containers": [container]},
         }
         kubectl(home, "create", "-f", "-", stdin=yaml.safe_dump(pod))
-        kubectl(home, "wait", "--for=jsonpath={.status.phase}=Running", "pod/talker", "--timeout=10s")
+        kubectl(home, "wait", "--for=jsonpath={.status.phase}=Running", "pod/talker", "--timeout=60s")
         assert kubectl(home, "logs", "-f", "talker") == "1\n2\n3\n"
         described = kubectl(home, "describe", "pod", "talker")
         assert "Exit Code:    0" in described
@@ -188,7 +188,7 @@ if KUBECTL:
         kubectl(home, "delete", "pod", "talker")
 
     def test_kubectl_drains_a_node_within_the_budgets(home: Home) -> None:
-        kubectl(home, "drain", "node-2", "--ignore-daemonsets", "--force", "--delete-emptydir-data", "--timeout=25s")
+        kubectl(home, "drain", "node-2", "--ignore-daemonsets", "--force", "--delete-emptydir-data", "--timeout=60s")
         status = {each[0]: each[1] for each in table(kubectl(home, "get", "nodes"))[1:]}
         assert status == {"node-1": "Ready", "node-2": "Ready,SchedulingDisabled"}
         there = kubectl(home, "get", "pods", "-A", "--field-selector=spec.nodeName=node-2,status.phase=Running")

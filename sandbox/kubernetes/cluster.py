@@ -115,8 +115,8 @@ class Cluster:
     def _settle(self) -> None:
         """Let the controllers answer each other until nothing changes; each sees what the others did."""
         now = time.monotonic()
-        # What waits for time alone (deadlines, minReadySeconds) is looked at twice a second.
-        if self.store.version == self._settled and now - self._settled_at < 0.5:
+        # What waits for time alone (deadlines, minReadySeconds) is looked at once a second.
+        if self.store.version == self._settled and now - self._settled_at < 1.0:
             return
         for _ in range(_ROUNDS):
             before = self.store.version
