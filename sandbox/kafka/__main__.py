@@ -49,10 +49,8 @@ class Server:
         hung: set[int] = set()
         while not stopped.is_set():
             for id in hung - self.cluster.hanging:
-                # A frozen process that is restarted: requests that it swallowed are lost, and so are group members.
+                # A frozen process that is restarted: the requests that it swallowed are lost.
                 self._hang_up(id)
-                for name in [name for name in self.groups if self.cluster.coordinator(name) == id]:
-                    del self.groups[name]
             hung = set(self.cluster.hanging)
             for id, port in self.cluster.ports.items():
                 if id in self.cluster.down and id in self.listening:

@@ -4,7 +4,8 @@
 Writes a few events a second, and one consumer for each group reads them and commits. How a consumer behaves stands
 in the file MOODS, ``{"scheduler-service": {"mood": "slow", "per_second": 5000}}``, and may change at any time:
 ``busy`` (the default), ``slow``, ``stuck`` (a member that commits nothing), ``gone``, or ``skip`` (whatever waits is
-dropped, as when an operator resets the offsets to the end).
+dropped, as when an operator resets the offsets to the end). The file ``mood.<group>`` beside it says which mood a
+consumer is in now, written before it acts in it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,19 +45,27 @@ def produce(bootstrap: str, stopped: threading.Event) -> None:
 def consume(bootstrap: str, group: str, topic: str, moods: Path, stopped: threading.Event) -> None:
     """Read, and commit what was read, in the mood of the moment."""
     consumer: Consumer | None = None
+    before: dict[str, Any] = {}
     while not stopped.is_set():
         mood = _mood(moods, group)
+        if mood != before:
+            moods.with_name(f"mood.{group}").write_text(json.dumps(mood))
         if mood["mood"] == "gone":
             if consumer is not None:
                 consumer.close()
                 consumer = None
+            before = mood
             stopped.wait(_TURN_S)
             continue
         if consumer is None:
             consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group, **_CONSUMER}, logger=log)
             consumer.subscribe([topic])
         try:
-            _turn(consumer, mood, lambda: _mood(moods, group))
+            if before.get("mood") == "stuck" != mood["mood"]:
+                # Not at every turn: each time, librdkafka throws away what it has fetched ahead.
+                consumer.resume(consumer.assignment())
+            before = mood
+            _turn(consumer, mood)
         except KafkaException as trouble:
             log.warning("%s: %s", group, trouble)
             stopped.wait(_TURN_S)
@@ -65,7 +73,7 @@ def consume(bootstrap: str, group: str, topic: str, moods: Path, stopped: thread
         consumer.close()
 
 
-def _turn(consumer: Consumer, mood: dict[str, Any], now: Callable[[], dict[str, Any]]) -> None:
+def _turn(consumer: Consumer, mood: dict[str, Any]) -> None:
     began = time.monotonic()
     assigned = consumer.assignment()
     if mood["mood"] == "stuck":
@@ -73,8 +81,6 @@ def _turn(consumer: Consumer, mood: dict[str, Any], now: Callable[[], dict[str, 
             consumer.pause(assigned)
         _messages(consumer, 1)
         return
-    if assigned:
-        consumer.resume(assigned)
     if mood["mood"] == "skip":
         ends = [TopicPartition(p.topic, p.partition, consumer.get_watermark_offsets(p)[1]) for p in assigned]
         for end in ends:
@@ -86,8 +92,7 @@ def _turn(consumer: Consumer, mood: dict[str, Any], now: Callable[[], dict[str, 
     newest: dict[tuple[str, int], int] = {}
     for message in messages:
         newest[message.topic(), message.partition()] = message.offset() + 1
-    # What was read before the mood turned must not be committed after it: a stuck consumer is stuck at once.
-    if newest and now() == mood:
+    if newest:
         offsets = [TopicPartition(topic, index, offset) for (topic, index), offset in newest.items()]
         consumer.commit(offsets=offsets, asynchronous=False)
     if slow:
@@ -114,6 +119,9 @@ _CONSUMER = {
     "heartbeat.interval.ms": 500,
     "max.poll.interval.ms": 60000,
     "fetch.wait.max.ms": 100,
+    # A backlog is compressed a hundred times: without these, one fetch would unpack all of it.
+    "fetch.message.max.bytes": 20_000,
+    "queued.min.messages": 10_000,
 }
 
 

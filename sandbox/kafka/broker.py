@@ -257,7 +257,11 @@ class Broker(Coordinator):
         if "down" in order:
             self.cluster.down = set(order["down"])
         if "hanging" in order:
+            thawed = self.cluster.hanging - set(order["hanging"])
             self.cluster.hanging = set(order["hanging"])
+            # A frozen process is restarted to mend it, and forgets the members of the groups it coordinates.
+            for name in [name for name in self.groups if self.cluster.coordinator(name) in thawed]:
+                del self.groups[name]
         if "offline" in order:
             self.cluster.offline = {(name, index) for name, index in order["offline"]}
         self.cluster.save()

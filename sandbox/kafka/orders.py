@@ -12,7 +12,7 @@ from sandbox.kafka.apis import CONTROL, METADATA, PRODUCE, Api
 from sandbox.kafka.records import batch_of
 from sandbox.kafka.wire import Reader, int32
 
-_BATCH = 20_000
+_BATCH = 5_000
 
 
 def ask(port: int, api: Api, request: dict[str, Any], *, timeout_s: float = 10.0) -> dict[str, Any]:

@@ -69,12 +69,18 @@ def _moods(home: Home) -> Path:
 
 
 def _be(home: Home, group: str, mood: str, **details: Any) -> None:
+    """Put the group's consumer in a mood, and wait until it is in it."""
     path = _moods(home)
     moods = json.loads(path.read_text()) if path.exists() else {}
     moods[group] = {"mood": mood, **details}
     draft = path.with_suffix(".draft")
     draft.write_text(json.dumps(moods))
     draft.replace(path)
+    if processes.running(home, "kafka.application"):
+        now = path.with_name(f"mood.{group}")
+        wanted = json.dumps(moods[group])
+        log = home.logs / "kafka.application.log"
+        processes.wait_until(lambda: now.exists() and now.read_text() == wanted, 30, f"{group} to be {mood}", log)
 
 
 def _wait_until_settled(home: Home) -> None:

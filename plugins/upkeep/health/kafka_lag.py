@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -27,6 +27,15 @@ Place = tuple[str, int]
 
 
 @dataclass(frozen=True)
+class Unseen:
+    """What could not be looked at."""
+
+    reason: str
+    unanswered: bool
+    """Nobody answered, as when a broker is down."""
+
+
+@dataclass(frozen=True)
 class Look:
     """Where a group and its topics stood at one moment."""
 
@@ -39,11 +48,8 @@ class Look:
     starts: Mapping[Place, int]
     ends: Mapping[Place, int]
 
-    unseen: Mapping[Place, str]
+    unseen: Mapping[Place, Unseen]
     """Partitions whose offsets could not be read, and why."""
-
-    unanswered: bool = False
-    """Some of ``unseen`` had nobody to answer for them."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +60,6 @@ class Membership:
     members: int
     assigned: Mapping[str, int]
     """Partitions of each topic that some member reads; empty while a rebalance is under way."""
-
-
-@dataclass(frozen=True)
-class Unseen:
-    """What could not be looked at."""
-
-    reason: str
-    unanswered: bool
-    """Nobody answered, as when a broker is down."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +90,15 @@ def watch(
     places = [(topic, index) for topic in group.topics for index in range(topics.partitions.get(topic, 0))]
     asked = admin.client.describe_consumer_groups([group.group], request_timeout=PATIENCE_S)[group.group]
     first = last = None
-    trouble: Unseen | None = None
+    trouble = Unseen("no time was left", unanswered=True)
     try:
-        first = last = _look(admin, group.group, places, topics.leaders, deadline)
-        pause_s = between_looks_s
-        while last is first or (_undecided(group, first, last) and time.monotonic() + LOOK_AGAIN_S < deadline):
-            time.sleep(max(0.0, min(pause_s, deadline - time.monotonic())))
-            last = _look(admin, group.group, places, topics.leaders, deadline, starts=first.starts)
+        # A broker that hangs must leave time for a second look at what the others know.
+        first = last = _look(admin, group.group, places, topics.leaders, deadline - between_looks_s)
+        places = [place for place in places if place not in first.unseen]
+        pause_s = between_looks_s - 0.1
+        while time.monotonic() + pause_s < deadline and (last is first or _undecided(group, first, last)):
+            time.sleep(pause_s)
+            last = _look(admin, group.group, places, topics.leaders, deadline, earlier=first)
             pause_s = LOOK_AGAIN_S
     except AskFailed as failed:
         trouble = _unseen(failed, f"offsets of {group.group}: ")
@@ -108,9 +107,8 @@ def watch(
     for topic in group.topics:
         if topic not in topics.partitions:
             seen.append(_no_topic(group, topic))
-        elif trouble or first is None or last is None:
-            reason = trouble or Unseen("not looked at", unanswered=False)
-            seen.append(_could_not_look(group, LAG, reason, object=f"{group.group}/{topic}"))
+        elif first is None or last is None:
+            seen.append(_could_not_look(group, LAG, trouble, object=f"{group.group}/{topic}"))
         else:
             known = membership if isinstance(membership, Membership) else None
             seen.append(_judge(group, topic, first, last, known, earlier.get(f"{group.group}/{topic}", {})))
@@ -127,31 +125,31 @@ def _left(deadline: float) -> float:
 def _look(
     admin: Admin,
     group: str,
-    places: Iterable[Place],
+    places: list[Place],
     leaders: Mapping[Place, int],
     deadline: float,
     *,
-    starts: Mapping[Place, int] | None = None,
+    earlier: Look | None = None,
 ) -> Look:
-    """Committed offsets first, ends after: the other way round, an idle group could seem ahead of its topic."""
-    places = list(places)
+    """
+    Committed offsets first, ends after: the other way round, an idle group could seem ahead of its topic.
+
+    Where the partitions start is asked once; what ``earlier`` could not see stays unseen.
+    """
     committed = _committed(admin, group, places, deadline) if places else {}
     at = time.monotonic()
-    ends = _offsets(admin, admin.api.OffsetSpec.latest(), places, leaders, deadline)
-    if starts is None:
-        starts = {
-            p: found
-            for p, found in _offsets(admin, admin.api.OffsetSpec.earliest(), places, leaders, deadline).items()
-            if isinstance(found, int)
-        }
-    unseen = {place: found for place, found in ends.items() if isinstance(found, Unseen)}
+    ends = _ask_offsets(admin, admin.api.OffsetSpec.latest(), places, leaders)
+    starts = {} if earlier else _ask_offsets(admin, admin.api.OffsetSpec.earliest(), places, leaders)
+    found_ends = _offsets(ends, places, deadline)
+    found_starts = _offsets(starts, places, deadline) if not earlier else earlier.starts
+    unseen = dict(earlier.unseen) if earlier else {}
+    unseen.update({p: found for f in (found_ends, found_starts) for p, found in f.items() if isinstance(found, Unseen)})
     return Look(
         at,
         committed,
-        starts,
-        {place: found for place, found in ends.items() if isinstance(found, int)},
-        {place: found.reason for place, found in unseen.items()},
-        any(found.unanswered for found in unseen.values()),
+        {place: found for place, found in found_starts.items() if isinstance(found, int)},
+        {place: found for place, found in found_ends.items() if isinstance(found, int) and place not in unseen},
+        unseen,
     )
 
 
@@ -168,26 +166,30 @@ def _committed(admin: Admin, group: str, places: list[Place], deadline: float) -
     return {(p.topic, p.partition): p.offset if p.offset >= 0 else None for p in found}
 
 
-def _offsets(
-    admin: Admin, spec: Any, places: Iterable[Place], leaders: Mapping[Place, int], deadline: float
-) -> dict[Place, int | Unseen]:
+def _ask_offsets(admin: Admin, spec: Any, places: list[Place], leaders: Mapping[Place, int]) -> dict[Place, Any]:
     """One request for each leader, so that a broker that hangs does not hold back what the others know."""
     from confluent_kafka import TopicPartition
 
-    found: dict[Place, int | Unseen] = {}
     by_leader: dict[int, list[Place]] = {}
     for place in places:
         by_leader.setdefault(leaders.get(place, -1), []).append(place)
-    for place in by_leader.pop(-1, []):
-        found[place] = Unseen("it has no leader", unanswered=True)
-    futures = {}
+    by_leader.pop(-1, None)
+    futures: dict[Place, Any] = {}
     for led in by_leader.values():
         asked = {TopicPartition(topic, index): spec for topic, index in led}
-        futures.update(admin.client.list_offsets(asked, request_timeout=PATIENCE_S))
-    for partition, future in futures.items():
-        place = (partition.topic, partition.partition)
+        answers = admin.client.list_offsets(asked, request_timeout=PATIENCE_S)
+        futures.update({(partition.topic, partition.partition): future for partition, future in answers.items()})
+    return futures
+
+
+def _offsets(futures: Mapping[Place, Any], places: list[Place], deadline: float) -> dict[Place, int | Unseen]:
+    found: dict[Place, int | Unseen] = {}
+    for place in places:
+        if place not in futures:
+            found[place] = Unseen("it has no leader", unanswered=True)
+            continue
         try:
-            offset = int(within(future, _left(deadline)).offset)
+            offset = int(within(futures[place], _left(deadline)).offset)
             found[place] = offset if offset >= 0 else Unseen("no offset in the answer", unanswered=True)
         except AskFailed as failed:
             found[place] = _unseen(failed)
@@ -284,17 +286,13 @@ def _judge(
         "state": membership.state if membership else "",
         "members": membership.members if membership else None,
     }
-    unseen = {place: reason for place, reason in {**first.unseen, **last.unseen}.items() if place[0] == topic}
-    if unseen:
-        (_, index), reason = next(iter(unseen.items()))
-        return unknown(
-            LAG,
-            group.severity,
-            f"end of {topic}/{index}: {reason}; the other partitions are {now.lag:,} behind",
-            object=object,
-            **facts,
-            unanswered=last.unanswered or first.unanswered,
-        )
+    for (name, index), unseen in last.unseen.items():
+        if name == topic:
+            reason = f"end of {topic}/{index}: {unseen.reason}; the other partitions are {now.lag:,} behind"
+            return unknown(LAG, group.severity, reason, object=object, **facts, unanswered=unseen.unanswered)
+    if last is first and now.lag > group.lag and not facts["falling"]:
+        reason = f"{now.lag:,} messages behind, but there was no time for a second look"
+        return unknown(LAG, group.severity, reason, object=object, **facts, unanswered=True)
     problem = _problem(group, topic, now, facts, membership, moved=committed_per_s > 0)
     if problem is None:
         return ok(LAG, group.severity, object=object, **facts)
