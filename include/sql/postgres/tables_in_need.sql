@@ -1,0 +1,201 @@
+-- Tables that need VACUUM or ANALYZE, each with the score by which PostgreSQL 19 orders autovacuum's work.
+--
+-- A score is a ratio to autovacuum's own threshold: 1 is where autovacuum would begin. Per relation the largest of
+-- five parts counts: dead rows, inserted rows, changed rows (ANALYZE), age in transactions, age in multixacts; near
+-- wraparound the last two grow without bound. Storage parameters of a table are honoured, and a table's TOAST
+-- relation counts for it, because VACUUM does both. A table on which autovacuum is switched off needs us the more.
+--
+-- Returns   one row per table in need: schema, name, arm (freeze, vacuum or analyze), score and its parts, what
+--           the statistics say, and whether this role may VACUUM it; tables where a VACUUM or ANALYZE is at work now
+--           are left out; neediest first, freeze before all
+-- Params    least_score  from this score on
+--           freeze_from  from this share of autovacuum_freeze_max_age on a table is frozen, whatever its score
+--           schema, name one table only; null for all
+--           most_tables  at most this many rows
+-- Locks     none beyond a normal read
+-- Needs     PostgreSQL 13 or newer; pg_monitor to see what other sessions vacuum now
+
+with guc as (
+    select
+        current_setting('autovacuum_vacuum_threshold')::float8               as vacuum_threshold,
+        current_setting('autovacuum_vacuum_scale_factor')::float8            as vacuum_scale_factor,
+        -- PostgreSQL 18 and newer; -1 is no limit.
+        coalesce(current_setting('autovacuum_vacuum_max_threshold', true)::float8, -1) as vacuum_max_threshold,
+        current_setting('autovacuum_vacuum_insert_threshold')::float8        as insert_threshold,
+        current_setting('autovacuum_vacuum_insert_scale_factor')::float8     as insert_scale_factor,
+        current_setting('autovacuum_analyze_threshold')::float8              as analyze_threshold,
+        current_setting('autovacuum_analyze_scale_factor')::float8           as analyze_scale_factor,
+        current_setting('autovacuum_freeze_max_age')::float8                 as freeze_max_age,
+        current_setting('autovacuum_multixact_freeze_max_age')::float8       as multixact_freeze_max_age,
+        -- PostgreSQL 14 and newer.
+        coalesce(current_setting('vacuum_failsafe_age', true)::float8, 1.6e9)           as failsafe_age,
+        coalesce(current_setting('vacuum_multixact_failsafe_age', true)::float8, 1.6e9) as multixact_failsafe_age,
+        current_setting('server_version_num')::int                           as version,
+        (select pg_has_role(d.datdba, 'usage') from pg_database as d where d.datname = current_database()) as owns_database,
+        null::int                                                            as relallfrozen
+),
+
+busy as (
+    select relid from pg_stat_progress_vacuum where datname = current_database()
+    union
+    select relid from pg_stat_progress_analyze where datname = current_database()
+),
+
+relations as (
+    select
+        c.oid,
+        c.relkind,
+        c.reltoastrelid,
+        greatest(c.reltuples, 0)::float8 as rows,
+        greatest(c.relpages, 0)          as pages,
+        age(c.relfrozenxid)::float8      as xids,
+        mxid_age(c.relminmxid)::float8   as mxids,
+        -- The name falls through to guc.relallfrozen (null) where pg_class has no such column: before 18.
+        (select relallfrozen from pg_class as own where own.oid = c.oid) as frozen_pages,
+        pg_stat_get_dead_tuples(c.oid)::float8         as dead,
+        pg_stat_get_ins_since_vacuum(c.oid)::float8    as inserted,
+        pg_stat_get_mod_since_analyze(c.oid)::float8   as changed,
+        least(guc.freeze_max_age, o.freeze_max_age)                       as freeze_max_age,
+        least(guc.multixact_freeze_max_age, o.multixact_freeze_max_age)   as multixact_freeze_max_age,
+        coalesce(o.vacuum_threshold, guc.vacuum_threshold)                as vacuum_threshold,
+        coalesce(o.vacuum_scale_factor, guc.vacuum_scale_factor)          as vacuum_scale_factor,
+        coalesce(o.vacuum_max_threshold, guc.vacuum_max_threshold)        as vacuum_max_threshold,
+        coalesce(o.insert_threshold, guc.insert_threshold)                as insert_threshold,
+        coalesce(o.insert_scale_factor, guc.insert_scale_factor)          as insert_scale_factor,
+        coalesce(o.analyze_threshold, guc.analyze_threshold)              as analyze_threshold,
+        coalesce(o.analyze_scale_factor, guc.analyze_scale_factor)        as analyze_scale_factor
+    from pg_class as c
+    cross join guc
+    left join pg_class as main on c.relkind = 't' and main.reltoastrelid = c.oid
+    -- A TOAST relation without storage parameters of its own takes those of its table.
+    left join lateral (
+        select
+            max(option_value) filter (where option_name = 'autovacuum_freeze_max_age')::float8 as freeze_max_age,
+            max(option_value) filter (where option_name = 'autovacuum_multixact_freeze_max_age')::float8
+                as multixact_freeze_max_age,
+            max(option_value) filter (where option_name = 'autovacuum_vacuum_threshold')::float8 as vacuum_threshold,
+            max(option_value) filter (where option_name = 'autovacuum_vacuum_scale_factor')::float8
+                as vacuum_scale_factor,
+            max(option_value) filter (where option_name = 'autovacuum_vacuum_max_threshold')::float8
+                as vacuum_max_threshold,
+            max(option_value) filter (where option_name = 'autovacuum_vacuum_insert_threshold')::float8
+                as insert_threshold,
+            max(option_value) filter (where option_name = 'autovacuum_vacuum_insert_scale_factor')::float8
+                as insert_scale_factor,
+            max(option_value) filter (where option_name = 'autovacuum_analyze_threshold')::float8 as analyze_threshold,
+            max(option_value) filter (where option_name = 'autovacuum_analyze_scale_factor')::float8
+                as analyze_scale_factor
+        from pg_options_to_table(coalesce(c.reloptions, main.reloptions))
+    ) as o on coalesce(c.reloptions, main.reloptions) is not null
+    where c.relkind in ('r', 'm', 't') and c.relpersistence <> 't'
+),
+
+parts as (
+    select
+        r.*,
+        r.dead / greatest(
+            case
+                when r.vacuum_max_threshold < 0 then r.vacuum_threshold + r.vacuum_scale_factor * r.rows
+                else least(r.vacuum_max_threshold, r.vacuum_threshold + r.vacuum_scale_factor * r.rows)
+            end,
+            1
+        ) as dead_score,
+        case
+            when r.insert_threshold < 0 then 0
+            else r.inserted / greatest(
+                r.insert_threshold + r.insert_scale_factor * r.rows
+                * (1 - least(coalesce(r.frozen_pages, 0)::float8 / greatest(r.pages, 1), 1)),
+                1
+            )
+        end as insert_score,
+        case
+            when r.relkind = 't' then 0
+            else r.changed / greatest(r.analyze_threshold + r.analyze_scale_factor * r.rows, 1)
+        end as analyze_score,
+        r.xids / r.freeze_max_age as xid_share,
+        r.mxids / r.multixact_freeze_max_age as mxid_share,
+        case
+            when r.xids >= greatest(guc.failsafe_age, guc.freeze_max_age * 1.05)
+                then power(greatest(r.xids / r.freeze_max_age, 1), greatest(1, r.xids / 1e8))
+            else r.xids / r.freeze_max_age
+        end as xid_score,
+        case
+            when r.mxids >= greatest(guc.multixact_failsafe_age, guc.multixact_freeze_max_age * 1.05)
+                then power(greatest(r.mxids / r.multixact_freeze_max_age, 1), greatest(1, r.mxids / 1e8))
+            else r.mxids / r.multixact_freeze_max_age
+        end as mxid_score,
+        r.xids >= guc.failsafe_age or r.mxids >= guc.multixact_failsafe_age as failsafe
+    from relations as r
+    cross join guc
+),
+
+tables as (
+    select
+        t.oid,
+        t.rows,
+        t.pages + coalesce(toast.pages, 0)                              as pages,
+        t.dead,
+        coalesce(toast.dead, 0)                                         as toast_dead,
+        t.inserted,
+        t.changed,
+        greatest(t.xids, toast.xids)                                    as xids,
+        greatest(t.mxids, toast.mxids)                                  as mxids,
+        greatest(t.dead_score, toast.dead_score)                        as dead_score,
+        greatest(t.insert_score, toast.insert_score)                    as insert_score,
+        t.analyze_score,
+        greatest(t.xid_score, toast.xid_score)                          as xid_score,
+        greatest(t.mxid_score, toast.mxid_score)                        as mxid_score,
+        greatest(t.xid_share, t.mxid_share, toast.xid_share, toast.mxid_share) >= %(freeze_from)s as freeze,
+        t.failsafe or coalesce(toast.failsafe, false)                   as failsafe
+    from parts as t
+    left join parts as toast on toast.oid = t.reltoastrelid
+    where
+        t.relkind <> 't'
+        and not exists (select from busy where busy.relid in (t.oid, t.reltoastrelid))
+)
+
+select
+    n.nspname                                       as schema,
+    c.relname                                       as name,
+    case
+        when t.freeze then 'freeze'
+        when greatest(t.dead_score, t.insert_score) >= %(least_score)s then 'vacuum'
+        else 'analyze'
+    end                                             as arm,
+    greatest(t.dead_score, t.insert_score, t.analyze_score, t.xid_score, t.mxid_score) as score,
+    t.dead_score,
+    t.insert_score,
+    t.analyze_score,
+    t.xid_score,
+    t.mxid_score,
+    t.rows::bigint                                  as rows,
+    t.pages::bigint * current_setting('block_size')::int as bytes,
+    (t.dead + t.toast_dead)::bigint                 as dead_rows,
+    t.toast_dead::bigint                            as toast_dead_rows,
+    t.inserted::bigint                              as inserted_rows,
+    t.changed::bigint                               as changed_rows,
+    t.xids::bigint                                  as transactions_unfrozen,
+    t.mxids::bigint                                 as multixacts_unfrozen,
+    t.failsafe,
+    pg_stat_get_last_vacuum_time(c.oid)             as last_vacuum,
+    pg_stat_get_last_autovacuum_time(c.oid)         as last_autovacuum,
+    pg_stat_get_last_analyze_time(c.oid)            as last_analyze,
+    pg_stat_get_last_autoanalyze_time(c.oid)        as last_autoanalyze,
+    pg_get_userbyid(c.relowner)                     as owner,
+    -- The right to maintain came with 17; before it only the owners of the table and of the database have it.
+    case
+        when pg_has_role(c.relowner, 'usage') or guc.owns_database and not c.relisshared then true
+        when guc.version >= 170000 then has_table_privilege(c.oid, 'maintain')
+        else false
+    end and has_schema_privilege(c.relnamespace, 'usage') as allowed
+from tables as t
+cross join guc
+join pg_class as c on c.oid = t.oid
+join pg_namespace as n on n.oid = c.relnamespace
+where
+    (t.freeze or greatest(t.dead_score, t.insert_score, t.analyze_score) >= %(least_score)s)
+    -- Autovacuum keeps the catalogs; only their wraparound is worth a maintenance role's while.
+    and (t.freeze or n.nspname not in ('pg_catalog', 'information_schema'))
+    and (%(schema)s::text is null or n.nspname = %(schema)s and c.relname = %(name)s)
+order by t.freeze desc, score desc, n.nspname, c.relname
+limit %(most_tables)s

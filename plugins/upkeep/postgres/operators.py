@@ -1,0 +1,136 @@
+"""The tasks `choose_tables` and `vacuum` of daily maintenance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from airflow.sdk.exceptions import AirflowSkipException
+
+from upkeep.errors import SettingsError
+from upkeep.operators import PlatformOperator, truth
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from upkeep.ledger import Run
+    from upkeep.platforms.services import Postgres
+
+
+class _PostgresOperator(PlatformOperator):
+    """What both tasks need."""
+
+    @property
+    def section(self) -> Postgres:
+        """:raises SettingsError: the platform has no database."""
+        if self.subject.postgres is None:
+            raise SettingsError(
+                f"{self.subject.name} has no database",
+                hint="add the section `postgres` to its platform file, or remove this task.",
+            )
+        return self.subject.postgres
+
+    def conninfo(self) -> str:
+        """As the maintenance role. :raises SettingsError: there is no such connection."""
+        from upkeep.connections import postgres_conninfo
+
+        return postgres_conninfo(self.subject.conn("postgres"))
+
+
+class ChooseTablesOperator(_PostgresOperator):
+    """
+    Choose the tables that need VACUUM or ANALYZE, store the plan, and return it for mapping: the neediest first.
+
+    Skipped when this run's health task found the database unusable.
+
+    :param dry_run: store the plan and return nothing to do (templated).
+    """
+
+    template_fields: Sequence[str] = (*PlatformOperator.template_fields, "dry_run")
+
+    def __init__(self, *, dry_run: bool | str = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # Hides BaseOperator.dry_run, which only prints templates for `airflow tasks test --dry-run`.
+        self.dry_run = dry_run  # type: ignore[method-assign,assignment]
+
+    def act(self, context: Context, run: Run) -> list[dict[str, Any]]:
+        import psycopg
+
+        from upkeep.findings import Severity, unknown
+        from upkeep.postgres import vacuum
+        from upkeep.postgres.wording import NEED, chosen
+
+        dry_run = truth(self.dry_run)  # type: ignore[arg-type]
+        if reason := self.unusable(context, "postgres"):
+            raise AirflowSkipException(f"the database cannot be used: {reason}")
+        settings = self.section.vacuum
+        try:
+            with vacuum.connect(self.conninfo(), settings) as connection:
+                needs = vacuum.tables_in_need(connection, settings)
+                grant = vacuum.grant(connection, [need for need in needs if not need.allowed])
+        except psycopg.Error as trouble:
+            self.conclude(run, [unknown(NEED, Severity.P2, " ".join(str(trouble).split()) or type(trouble).__name__)])
+            raise
+        may = [need for need in needs if need.allowed]
+        with self.ledger() as ledger:
+            stored = ledger.plan(run, "postgres", [need.as_dict() for need in may], dry_run=dry_run)
+            open_now = ledger.rows(
+                "select object from findings where platform = %s and check_name = 'postgres_vacuum' and state = 'open'",
+                [run.platform],
+            )
+        self.conclude(run, chosen(needs, grant, [row["object"] for row in open_now]))
+        for need in may:
+            self.log.info("%s %s: score %.1f, %s", need.arm, need.table, need.score, need.because)
+        return [] if dry_run else [{**need.as_dict(), "plan": str(stored.id)} for need in may]
+
+
+class VacuumTableOperator(_PostgresOperator):
+    """
+    VACUUM or ANALYZE one table, if it still needs it; mapped over what `choose_tables` returned.
+
+    :param need: one of its items: ``{"table": "public.bookings", "schema": …, "name": …, "arm": …, "score": …}``.
+    :param window: the platform's window whose end stops the work: ``daily``, ``weekly`` or ``monthly``.
+    """
+
+    template_fields: Sequence[str] = (*PlatformOperator.template_fields, "need")
+
+    def __init__(self, *, need: Mapping[str, Any], window: str = "daily", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.need = need
+        self.window = window
+
+    def act(self, context: Context, run: Run) -> dict[str, Any]:
+        from upkeep.ledger import Plan
+        from upkeep.postgres import vacuum
+        from upkeep.postgres.wording import cared
+
+        need = dict(self.need)
+        plan = Plan(UUID(need["plan"]), (), "", False) if need.get("plan") else None
+        facts = need.get("facts", {})
+        before = {key: facts[key] for key in ("dead_rows", "transactions_unfrozen", "bytes") if key in facts}
+        before |= {key: need[key] for key in ("arm", "score", "because") if key in need}
+        with (
+            self.ledger() as ledger,
+            ledger.action(run, "postgres", "vacuum", need["table"], plan=plan, before=before) as action,
+        ):
+            result = vacuum.care(
+                self.conninfo(),
+                need["schema"],
+                need["name"],
+                self.section.vacuum,
+                may_go=lambda: "",
+                ends=self.ends(context),
+            )
+            action.after = {**result.get("after", {}), **{k: v for k, v in result.items() if k not in ("after",)}}
+            if result["state"] != "done":
+                action.skip(f"{result['state']}: {result['reason']}")
+        self.conclude(run, [cared(need["table"], result)])
+        return {key: result[key] for key in ("state", "reason", "arm", "seconds") if key in result}
+
+    def ends(self, context: Context) -> datetime | None:
+        """When the window of this run closes; None when Airflow does not know when the run began."""
+        began = getattr(context.get("dag_run"), "start_date", None)
+        window = getattr(self.subject.windows, self.window)
+        return began + window.length if began else None
