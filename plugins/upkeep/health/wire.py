@@ -26,6 +26,11 @@ class Answer:
     """There was more body than ``MOST_BYTES``."""
 
 
+def trusted() -> ssl.SSLContext:
+    """Verifies names and chains against the system's authorities, or those of ``SSL_CERT_FILE``."""
+    return ssl.create_default_context()
+
+
 class Wire(httpcore.NetworkBackend):
     """
     Network for one request that must be over within ``timeout_s`` seconds.
