@@ -16,7 +16,7 @@ import pytest
 
 from sandbox.home import Home
 from tests.conftest import run
-from upkeep.errors import LedgerError
+from upkeep.errors import LedgerError, SettingsError
 from upkeep.findings import Finding, Outcome, Severity, judged, ok, unknown
 from upkeep.ledger import Change, Ledger
 from upkeep.ledger.migrate import migrate
@@ -638,6 +638,18 @@ def test_storage_that_refuses_is_named_with_its_cure(tmp_path: Path, monkeypatch
         with pytest.raises(
             ReportError, match=r"cannot be written at file://.*\nHINT: `reports` in include/upkeep.yaml"
         ):
+            store("s", "d", "r", b"", b"")
+    finally:
+        settings.cache_clear()
+
+
+def test_storage_behind_a_connection_that_does_not_exist_is_not_tried_without_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("UPKEEP_REPORTS", "s3://nobody@bucket/reports")
+    settings.cache_clear()
+    try:
+        with pytest.raises(SettingsError, match=r"no connection 'nobody'\nHINT: add it"):
             store("s", "d", "r", b"", b"")
     finally:
         settings.cache_clear()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from upkeep.alerts.redact import redact
+from upkeep.connections import connection
 from upkeep.errors import UpkeepError
 from upkeep.ledger import Ledger, Run
 from upkeep.settings import settings
@@ -41,11 +42,23 @@ def safe(name: str) -> str:
     return f"{kept}.{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}".lstrip(".")
 
 
-def place(platform: str, dag_id: str, run_id: str) -> ObjectStoragePath:
-    """The directory of one report: ``{reports}/{platform}/{dag_id}/{run_id}``."""
+def root() -> ObjectStoragePath:
+    """
+    Where all reports are.
+
+    :raises SettingsError: the connection it names does not exist; Airflow would go on without any.
+    """
     from airflow.sdk import ObjectStoragePath
 
-    made: ObjectStoragePath = ObjectStoragePath(settings().reports) / safe(platform) / safe(dag_id) / safe(run_id)
+    made: ObjectStoragePath = ObjectStoragePath(settings().reports)
+    if made.conn_id:
+        connection(made.conn_id)
+    return made
+
+
+def place(platform: str, dag_id: str, run_id: str) -> ObjectStoragePath:
+    """The directory of one report: ``{reports}/{platform}/{dag_id}/{run_id}``."""
+    made: ObjectStoragePath = root() / safe(platform) / safe(dag_id) / safe(run_id)
     return made
 
 
@@ -108,14 +121,17 @@ def _outside(path: ObjectStoragePath) -> bool:
     """Whether a symbolic link in a directory tree leads out of it."""
     if path.protocol not in LOCAL:
         return False
-    from airflow.sdk import ObjectStoragePath
-
-    root = Path(ObjectStoragePath(settings().reports).path).resolve()
-    return not Path(path.path).resolve().is_relative_to(root)
+    return not Path(path.path).resolve().is_relative_to(Path(root().path).resolve())
 
 
 def _failed(what: str, path: ObjectStoragePath, refused: Exception) -> ReportError:
     said = redact(" ".join(f"{type(refused).__name__}: {refused}".split()))[:300]
+    if isinstance(refused, ImportError):
+        return ReportError(
+            f"the report cannot be {what} at {path}: {said}",
+            hint="install what this kind of storage needs on every worker and the API server;"
+            " for s3:// that is apache-airflow-providers-amazon[s3fs].",
+        )
     return ReportError(
         f"the report cannot be {what} at {path}: {said}",
         hint="`reports` in include/upkeep.yaml must name a place that every worker and the API server can reach:"
