@@ -169,7 +169,7 @@ ADAPTIVE: dict[str, Any] = {
     "postgres.advice.top": 10,
     "kafka.topics.0.size": 10**9,
     "hosts.logs.0.path": "/var/log/adaptive-learning",
-    "hosts.logs.0.classes.1.keep": timedelta(days=30),
+    "hosts.logs.0.classes.2.keep": timedelta(days=30),
     "security.least": "HIGH",
     "certificates.managed.0.name": "adaptive-learning-tls",
     "certificates.managed.0.secret_name": "adaptive-learning-tls",

@@ -1,0 +1,224 @@
+"""``python -m upkeep setup | check | schema``: the package's own commands."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from functools import partial
+
+from upkeep.doctor import channels, hosts, kafka, kubernetes, ledger, needs, postgres, redis, s3
+from upkeep.doctor.text import Part, as_json, complete, table
+from upkeep.doctor.verdict import MISSING, fine, missing, note, unseen
+from upkeep.errors import SettingsError, UpkeepError
+from upkeep.findings import Outcome
+from upkeep.health.side_by_side import Probe, look_side_by_side, one_line
+from upkeep.platforms import Broken, Platform, read_all, schema
+from upkeep.settings import settings
+
+DEADLINE_S = 12.0
+"""Of all checks together: they run side by side, and what has not answered by then is unknown."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m upkeep", description="Scheduled care for platforms.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("setup", help="prepare the ledger's tables, Airflow's pools and roles; again whenever you like")
+    check = commands.add_parser(
+        "check",
+        help="say which connections, rights and versions are missing, and how to grant them; changes nothing",
+        description="Looks at the platform files and at everything behind them. Exit status 0: nothing is missing.",
+    )
+    check.add_argument("platforms", nargs="*", metavar="PLATFORM", help="only these; all when none is named")
+    check.add_argument("--all", action="store_true", help="a line for everything, also for what is well")
+    check.add_argument("--json", action="store_true", help="for machines")
+    check.add_argument("--no-color", action="store_true", help="also without it, colours are for terminals only")
+    write = commands.add_parser("schema", help="write the JSON schema of platform files, for editors")
+    write.add_argument("--print", action="store_true", help="to standard output")
+    chosen = parser.parse_args(arguments)
+    try:
+        if chosen.command == "setup":
+            return _setup()
+        if chosen.command == "schema":
+            return _schema(to_screen=chosen.print)
+        return _check(chosen)
+    except UpkeepError as wrong:
+        print(wrong, file=sys.stderr)
+        return 1
+
+
+def _setup() -> int:
+    _as_server()
+    from upkeep.setup import setup
+
+    setup()
+    return 0
+
+
+def _schema(*, to_screen: bool) -> int:
+    if to_screen:
+        print(schema.text(), end="")
+    else:
+        print(schema.write(settings().platforms))
+    return 0
+
+
+def _as_server() -> None:
+    # Outside a task, connections come from Airflow's own database only when a process says that it may
+    # read it; `airflow connections` says so in the same way.
+    os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
+    # Its hooks talk to the log of a task; here they would talk into the answer.
+    os.environ["AIRFLOW__LOGGING__LOGGING_LEVEL"] = "ERROR"
+
+
+# -- check ---------------------------------------------------------------------------------------------------------
+
+
+def _check(chosen: argparse.Namespace) -> int:
+    _as_server()
+    parts = examine(chosen.platforms)
+    if chosen.json:
+        print(as_json(parts))
+    else:
+        colour = sys.stdout.isatty() and not chosen.no_color
+        width = shutil.get_terminal_size((120, 40)).columns
+        for line in table(parts, colour=colour, width=width, everything=chosen.all):
+            print(line)
+    return 0 if complete(parts) else 1
+
+
+def examine(names: Sequence[str] = ()) -> list[Part]:
+    """Everything, or what the named platforms need. :raises SettingsError: a name that no file has."""
+    good, broken = _chosen(names)
+    wanted = {"upkeep": list(needs.shared(good)), **{p.name: list(needs.own(p)) for p in good}}
+    done: dict[str, list[Outcome]] = {}
+    probes: list[tuple[str, Probe]] = []
+    for part, them in wanted.items():
+        for need in them:
+            ready = _probe(need)
+            if isinstance(ready, Probe):
+                probes.append((part, ready))
+            else:
+                done.setdefault(part, []).append(ready)
+    # Outcomes carry their connection, which is the platform's own: so they find back to their part.
+    home = {probe.object: part for part, probe in probes}
+    for outcome in look_side_by_side([probe for _, probe in probes], deadline_s=DEADLINE_S):
+        done.setdefault(home[outcome.object], []).append(outcome)
+    everything = [outcome for them in done.values() for outcome in them]
+    lost = any(outcome.check == "connection" and outcome.state != "ok" for outcome in everything)
+    parts = [Part("upkeep", "what all platforms share", [_airflow(lost=lost), *done.get("upkeep", [])])]
+    for platform in good:
+        seen = [
+            fine("file", f"{platform.name}.yaml", "valid"),
+            *_in_order(done.get(platform.name, []), wanted[platform.name]),
+        ]
+        if platform.hosts is not None:
+            seen += hosts.look(platform.hosts, settings().host_root)
+        parts.append(Part(platform.name, platform.title, seen))
+    for each in broken:
+        parts.append(Part(each.file.stem, "its file is broken", [_broken(each)]))
+    return parts
+
+
+def _in_order(outcomes: Iterable[Outcome], wanted: Iterable[needs.Need]) -> list[Outcome]:
+    place = {need.conn_id: number for number, need in enumerate(wanted)}
+    return sorted(outcomes, key=lambda outcome: place.get(outcome.object, len(place)))
+
+
+def _chosen(names: Sequence[str]) -> tuple[list[Platform], list[Broken]]:
+    good, broken = read_all()
+    known = [*(p.name for p in good), *(b.file.stem for b in broken)]
+    if unknown := [name for name in names if name not in known]:
+        raise SettingsError(
+            f"no platform {unknown[0]!r}; there are: {', '.join(known) or 'none'}",
+            hint=f"platform files are in {settings().platforms}.",
+        )
+    if not names:
+        return good, broken
+    return [p for p in good if p.name in names], [b for b in broken if b.file.stem in names]
+
+
+def _broken(broken: Broken) -> Outcome:
+    return missing("file", broken.file.name, broken.error.message, broken.error.hint)
+
+
+def _airflow(*, lost: bool) -> Outcome:
+    """
+    Whether connections that were made in Airflow's pages can be seen from here at all.
+
+    :param lost: some were not found, which a database that does not answer may explain.
+    """
+    from airflow import __version__
+    from airflow.secrets.metastore import MetastoreBackend
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        MetastoreBackend().get_connection("upkeep_ledger")
+    except (SQLAlchemyError, OSError) as trouble:
+        reason = one_line(getattr(trouble, "orig", None) or trouble, 150)
+        said = f"{__version__}, its database is out of reach: {reason}"
+        cure = "run it where Airflow's configuration and database are at hand; `airflow db check` must pass"
+        return (unseen if lost else note)("database", "Airflow", said, cure)
+    return fine("database", "Airflow", f"{__version__}, its database answers")
+
+
+def _probe(need: needs.Need) -> Probe | Outcome:
+    """What to look at with plain values, or why that cannot be."""
+    from upkeep import connections
+
+    try:
+        connections.connection(need.conn_id)
+        look = _look(need)
+    except SettingsError as wrong:
+        if wrong.message.startswith("no connection"):
+            return missing("connection", need.conn_id, "no such connection in Airflow", _how(need))
+        return missing("connection", need.conn_id, wrong.message, wrong.hint)
+    except Exception as wrong:
+        # Whatever a provider's hook may raise: it cannot make anything of this connection.
+        return missing("connection", need.conn_id, one_line(wrong), _how(need))
+    return Probe("connect", MISSING, look, object=need.conn_id)
+
+
+def _how(need: needs.Need) -> str:
+    return f"add it: {needs.FORM[need.kind]}"
+
+
+def _look(need: needs.Need) -> partial[list[Outcome]]:
+    from upkeep import connections
+
+    conn_id, platform = need.conn_id, need.platform
+    if need.kind == "ledger":
+        return partial(ledger.look, connections.postgres_conninfo(conn_id), conn_id)
+    if need.kind == "pagerduty":
+        from upkeep.hooks import PagerdutyEventsHook
+
+        hook = PagerdutyEventsHook(conn_id)
+        return partial(channels.pagerduty, hook.integration_key, hook.base_url, conn_id)
+    if need.kind == "slack":
+        from upkeep.hooks import slack
+
+        return partial(channels.slack, slack(conn_id).client, conn_id, need.channels)
+    if need.kind == "redis":
+        return partial(redis.look, connections.redis_arguments(conn_id), conn_id)
+    if need.kind == "s3":
+        from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+
+        return partial(s3.look, S3Hook(conn_id).get_conn(), conn_id, need.bucket, writes=need.writes)
+    assert platform is not None
+    if need.kind == "kafka" and platform.kafka is not None:
+        return partial(kafka.look, connections.kafka_config(conn_id), conn_id, platform.kafka)
+    if need.kind == "kubernetes" and platform.kubernetes is not None:
+        return partial(kubernetes.look, connections.kubernetes_client(conn_id), conn_id, platform.kubernetes)
+    examine_database = postgres.maintenance if need.kind == "postgres" else postgres.owner
+    return partial(examine_database, connections.postgres_conninfo(conn_id), conn_id, platform)
+
+
+if __name__ == "__main__":
+    # Ctrl-C at a terminal is no error of ours.
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,1 @@
+"""``python -m upkeep check``: what is missing before maintenance can work, and how to grant it. Changes nothing."""

@@ -1,0 +1,75 @@
+"""Which connections the platforms need, and what for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from upkeep.platforms import Platform
+
+Kind = Literal["ledger", "pagerduty", "slack", "postgres", "owner", "redis", "kafka", "kubernetes", "s3"]
+
+
+@dataclass(frozen=True)
+class Need:
+    """One connection that must be there."""
+
+    conn_id: str
+    kind: Kind
+    platform: Platform | None = None
+    """Whose; None for those that all share."""
+
+    bucket: str = ""
+    """Of kind ``s3``: what it must reach."""
+
+    writes: bool = False
+    """Of kind ``s3``: whether it must also write there."""
+
+    channels: tuple[str, ...] = ()
+    """Of kind ``slack``: where it posts."""
+
+
+FORM = {
+    "ledger": "Postgres; host, login, password, schema = the ledger's database",
+    "postgres": "Postgres; host, login = upkeep (by include/sql/postgres/roles.sql), password, schema = the database",
+    "owner": "Postgres; host, login = upkeep_owner (by the same file), password, schema = the database",
+    "redis": "Redis; host, port, password",
+    "kafka": 'Kafka; extra is librdkafka configuration: {"bootstrap.servers": "host:9092"}',
+    "kubernetes": "Kubernetes; extra with kube_config_path, or in_cluster",
+    "s3": "Amazon Web Services; login and password = key pair, or extra with role_arn",
+    "pagerduty": "PagerDuty Events; password = the integration's routing key",
+    "slack": "Slack API; password = the bot's token, scope chat:write",
+}
+"""What such a connection looks like in Airflow."""
+
+
+def shared(platforms: Sequence[Platform]) -> Iterator[Need]:
+    """The connections that belong to no platform alone."""
+    yield Need("upkeep_ledger", "ledger")
+    for conn_id in _once(p.alerts.pagerduty_conn_id for p in platforms):
+        yield Need(conn_id, "pagerduty")
+    for conn_id in _once(p.alerts.slack_conn_id for p in platforms):
+        channels = _once(p.alerts.channel for p in platforms if p.alerts.slack_conn_id == conn_id)
+        yield Need(conn_id, "slack", channels=tuple(channels))
+
+
+def own(platform: Platform) -> Iterator[Need]:
+    """The connections of one platform."""
+    if platform.postgres is not None:
+        yield Need(platform.conn("postgres"), "postgres", platform)
+        yield Need(platform.conn("postgres_owner"), "owner", platform)
+    if platform.redis is not None:
+        yield Need(platform.conn("redis"), "redis", platform)
+    if platform.kafka is not None:
+        yield Need(platform.conn("kafka"), "kafka", platform)
+    if platform.kubernetes is not None:
+        yield Need(platform.conn("kubernetes"), "kubernetes", platform)
+    if platform.backup is not None:
+        if platform.backup.files is not None:
+            yield Need(platform.conn("s3"), "s3", platform, bucket=platform.backup.files.bucket)
+        yield Need(platform.conn("backup_s3"), "s3", platform, bucket=platform.backup.bucket, writes=True)
+
+
+def _once(values: Iterator[str]) -> list[str]:
+    return list(dict.fromkeys(values))
