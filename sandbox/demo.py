@@ -82,7 +82,7 @@ class Starting(threading.Thread):
 
     def run(self) -> None:
         try:
-            airflow.start(self.home, timeout_s=150)
+            airflow.start(self.home, timeout_s=300)
         except SandboxError as error:
             self.error = error
 

@@ -140,7 +140,7 @@ def live() -> Iterator[Live]:
     try:
         home.remember("airflow", environment={"UPKEEP_PLATFORMS": str(platforms)})
         sandbox.up(home, scale=0.05)
-        airflow.start(home, timeout_s=180)
+        airflow.start(home, timeout_s=300)
         setup: dict[str, Any] = {"env": {**os.environ, **airflow.environment(home)}, "cwd": REPOSITORY, "timeout": 120}
         subprocess.run([sys.executable, "-m", "upkeep", "setup"], check=True, capture_output=True, **setup)
         yield Live(home, airflow.Api(home), Inbox(home), platforms)

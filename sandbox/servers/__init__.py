@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from sandbox import certificates
+from sandbox import certificates, processes
 from sandbox.home import Home
 from sandbox.servers import postgres, redis, s3
 from sandbox.servers import postgres_faults as postgres_faults  # registers faults
@@ -41,8 +41,20 @@ AFTER = {"postgres.studyspot_standby": "postgres.studyspot", "prometheus": "node
 def prepare(home: Home, *, scale: float) -> None:
     """What must be there before the first server: the certificate authority, the scale of the sample data."""
     home.path.mkdir(parents=True, exist_ok=True)
+    forget_taken_ports(home)
     certificates.authority(home)
     home.remember("sandbox", scale=scale)
+
+
+def forget_taken_ports(home: Home) -> None:
+    """Ports that somebody else took since the last ``down``: their servers get others."""
+    ports = home.state().get("ports", {})
+    ours = [name for name in home.state().get("processes", {}) if processes.running(home, name)]
+    mine = {port for port in ports if any(port == name or port.startswith(f"{name}.") for name in ours)}
+    taken = [name for name, port in ports.items() if name not in mine and processes.listening(port)]
+    with home.change() as state:
+        for name in taken:
+            del state["ports"][name]
 
 
 def environment(home: Home) -> dict[str, str]:
