@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -53,24 +54,29 @@ class Api:
         wait_s = min(self.timeout_s, self.deadline - time.monotonic())
         if wait_s <= 0:
             raise NotAnswered(f"no time left to ask for {path}")
+        headers = {"Accept": "application/json", **self.client.default_headers}
+        parameters = list(query.items())
+        self.client.update_params_for_auth(headers, parameters, ["BearerToken"])
         try:
-            answer = self.client.call_api(
-                path,
-                "GET",
-                query_params=list(query.items()),
-                header_params={"Accept": "application/json"},
-                response_type="object",
-                auth_settings=["BearerToken"],
-                _return_http_data_only=True,
+            # Below call_api, which stumbles over refusals that have no body.
+            response = self.client.rest_client.GET(
+                self.client.configuration.host + path,
+                headers=headers,
+                query_params=parameters,
                 _request_timeout=wait_s,
             )
-        except ApiException as refused:
-            raise NotAnswered(_refusal(refused, path), refused.status or 0) from None
+            return dict(json.loads(response.data))
+        except ValueError:
+            raise NotAnswered(f"{path} was not answered with JSON") from None
+        except ApiException as refusal:
+            raise NotAnswered(_refusal(refusal, path), refusal.status or 0) from None
+        except urllib3.exceptions.NewConnectionError as refused:
+            # To urllib3 even a refused connection is a kind of time-out.
+            raise NotAnswered(_trouble(refused)) from None
         except urllib3.exceptions.TimeoutError:
             raise NotAnswered(f"no answer within {wait_s:.1f} s") from None
         except urllib3.exceptions.HTTPError as trouble:
             raise NotAnswered(_trouble(trouble)) from None
-        return dict(answer or {})
 
     def items(self, path: str) -> list[Object]:
         """All objects of a list. :raises NotAnswered: as ``get``."""

@@ -90,7 +90,9 @@ def _problems(settings: Kubernetes, pod: Object, now: datetime, broken: Severity
     if phase == "Succeeded":
         return []
     if phase == "Failed":
-        return [(LEFTOVER_SEVERITY, str(status.get("reason") or "Failed"))]
+        # Older ones are history, and the clean-up's business.
+        recent = now - _ended(pod) <= settings.finished_ttl
+        return [(LEFTOVER_SEVERITY, str(status.get("reason") or "Failed"))] if recent else []
     found: list[tuple[Severity, str]] = []
     for container in [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]:
         found += _container(settings, pod, container, now, broken)
@@ -108,6 +110,18 @@ def _problems(settings: Kubernetes, pod: Object, now: datetime, broken: Severity
     if ready.get("status") != "True" and now - (time_of(ready.get("lastTransitionTime")) or born) > settings.unready:
         return [(broken, f"{phase} but not ready for more than {format_duration(settings.unready)}")]
     return []
+
+
+def _ended(pod: Object) -> datetime:
+    """When a finished pod's last container ended; an evicted one has none, so when it began."""
+    status = pod.get("status") or {}
+    ends = [
+        time_of((((each.get("state") or {}).get("terminated")) or {}).get("finishedAt"))
+        for each in status.get("containerStatuses") or ()
+    ]
+    known = [end for end in ends if end]
+    born = time_of(status.get("startTime")) or time_of(pod["metadata"].get("creationTimestamp"))
+    return max(known) if known else born or datetime.now(UTC)
 
 
 def _container(

@@ -31,7 +31,7 @@ HINTS = {
     "memory": "find which process grew (`systemd-cgtop`, `kubectl top pod`); the kernel ends the largest one.",
 }
 
-GONE = "last_over_time(({query})[1h:5m]) unless ({query})"
+GONE = "last_over_time(({query})[1h:1m]) unless ({query})"
 """What was there within the last hour and is not any more: a host that fell silent, and is not thereby well."""
 
 Labels = Mapping[str, str]
@@ -86,8 +86,10 @@ def _look(
         ]
     except NoAnswer as trouble:
         return [unknown(check, severity, f"Prometheus: {trouble}")]
-    if not series and not gone:
-        return [unknown(check, severity, f"Prometheus has no series for {query}")]
+    if not series:
+        # Nothing found is nothing known, and one trouble however many disks there were.
+        lost = f" any more; it had {len(gone)} within the last hour" if gone else ""
+        return [unknown(check, severity, f"Prometheus has no series for {query}{lost}")]
     outcomes = []
     for each in series:
         object = _object(each.labels)
