@@ -145,6 +145,8 @@ _TOKEN = re.compile(
     rf"(?P<string>{_STRING})"
     # by (instance), on (…): names of labels, not of metrics.
     r"|(?P<labels>\b(?:by|without|on|ignoring|group_left|group_right)\s*\([^)]*\))"
+    # sum by (…) (…): only an aggregation stands before these words.
+    r"|(?P<aggregation>\b[a-zA-Z_]\w*(?=\s+(?:by|without)\b))"
     r"|(?P<function>\b[a-zA-Z_]\w*\s*\()"
     r"|(?P<word>\b(?:and|or|unless|bool|offset|inf|nan|by|without|on|ignoring|group_left|group_right)\b)"
     rf"|(?P<selector>(?:[a-zA-Z_:][\w:]*\s*)?\{{(?:[^}}\"'`]|{_STRING})*\}}|[a-zA-Z_:][\w:]*)"
