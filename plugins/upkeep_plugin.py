@@ -35,13 +35,14 @@ class LazyASGI:
 class UpkeepPlugin(AirflowPlugin):
     name = "upkeep"
     fastapi_apps: ClassVar[list[Any]] = [{"app": LazyASGI(), "name": "Upkeep", "url_prefix": PREFIX}]
-    # No `url_route`: that would be a sandboxed frame, out of which no link could lead to a run or its log.
+    # No `url_route`: that would be a sandboxed frame, out of which no link could lead to a run or its log. In a menu,
+    # because Airflow 3.3.2 draws a top-level entry without `url_route` as a button that does nothing.
     external_views: ClassVar[list[Any]] = [
         {
             "name": "Upkeep",
             # Airflow may live below a path of its own; the navigation takes hrefs as they are.
             "href": f"{urlsplit(conf.get('api', 'base_url', fallback='') or '').path.rstrip('/')}{PREFIX}/",
             "destination": "nav",
-            "nav_top_level": True,
+            "category": "browse",
         }
     ]

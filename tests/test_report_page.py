@@ -346,4 +346,13 @@ def test_in_a_browser_one_logs_in_and_reads_the_report_on_desk_and_phone_in_ligh
         page.screenshot(path=pictures / "report_index.png")
         page.get_by_role("link", name=RUN).click()
         assert page.url == f"{airflow.url}{airflow.report}"
-    assert complaints == []
+        assert complaints == []
+        page.set_viewport_size({"width": 1280, "height": 900})
+        page.goto(airflow.url)
+        page.get_by_text("Browse", exact=True).click()
+        page.get_by_role("menuitem", name="Upkeep").wait_for()
+        page.screenshot(path=pictures / "report_navigation.png")
+        with context.expect_page() as opened:
+            page.get_by_role("menuitem", name="Upkeep").click()
+        assert opened.value.url == f"{airflow.url}/upkeep/"
+        assert opened.value.get_by_role("heading", name="StudySpot").is_visible()
