@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 from upkeep.errors import SettingsError
-from upkeep.findings import Finding, Outcome, Severity, judged, ok, unknown
+from upkeep.findings import Outcome, Severity
 from upkeep.platforms.services import Hosts, LogTree
 from upkeep.trees.deleting import Deleted
-from upkeep.trees.looking import MOST_ITEMS, Item, TreePlan, file_item, plan_of, size, walk
+from upkeep.trees.looking import MOST_ITEMS, Item, TreePlan, file_item, plan_of, walk
+from upkeep.trees.telling import tell
 from upkeep.trees.usual import Usual, beyond_share, beyond_usual
 
 CHECK = "logs"
@@ -128,76 +128,5 @@ def _regex(pattern: str) -> re.Pattern[str]:
 
 
 def outcome(plan: TreePlan, done: Deleted | None, *, plan_id: str) -> Outcome:
-    """
-    What to say about one tree.
-
-    :param done: what was deleted; None for a dry run, or when nothing was begun.
-    """
-    facts: dict[str, Any] = {
-        "files": plan.files,
-        "bytes": plan.bytes,
-        "due_files": plan.due_files,
-        "due_bytes": plan.due_bytes,
-        "deleted_files": done.files if done else 0,
-        "freed_bytes": done.bytes if done else 0,
-        "stays": plan.stays,
-        "examples": plan.examples,
-        "left": done.left if done else {},
-        "left_examples": done.examples if done else {},
-        "plan": plan_id,
-    }
-    wrong = list(_wrong(plan, done, plan_id))
-    if plan.unreadable:
-        unseen = f"{len(plan.unreadable)} directories cannot be read: {', '.join(plan.unreadable[:3])}"
-        if not wrong:
-            return unknown(CHECK, SEVERITY, unseen, object=plan.tree, **facts)
-        # A finding must not hide that part of the tree was not seen.
-        wrong.append((SEVERITY, unseen, "Give the worker's user the right to read and enter them."))
-    if not wrong:
-        return ok(CHECK, SEVERITY, object=plan.tree, **facts)
-    # One finding per tree: its key is the check and the tree.
-    finding = Finding(
-        check=CHECK,
-        object=plan.tree,
-        severity=min((severity for severity, _, _ in wrong), key=lambda severity: severity.rank),
-        summary="; ".join(summary for _, summary, _ in wrong),
-        hint=" ".join(hint for _, _, hint in wrong),
-        facts={key: facts[key] for key in ("files", "bytes", "due_files", "due_bytes", "left", "plan")},
-    )
-    return judged(CHECK, SEVERITY, [finding], object=plan.tree, **facts)
-
-
-def _wrong(plan: TreePlan, done: Deleted | None, plan_id: str) -> Iterator[tuple[Severity, str, str]]:
-    """Severity, fact and cure of everything that is not as it should be."""
-    if plan.problem:
-        yield (
-            SEVERITY,
-            plan.problem,
-            "Correct `hosts.logs` in the platform file, or mount the hosts' file system there.",
-        )
-    if plan.beyond:
-        yield (
-            SEVERITY,
-            f"nothing was deleted: {plan.beyond}, which is beyond the standing yes",
-            f"Look at plan {plan_id} in the ledger; if it is right, say so by raising `hosts.most_share` or"
-            " `hosts.most_times_usual` for one run.",
-        )
-    refused = {reason: count for reason, count in done.left.items() if reason not in ON_PURPOSE} if done else {}
-    if done and refused:
-        first = next(paths[0] for reason, paths in done.examples.items() if reason in refused)
-        yield (
-            SEVERITY,
-            "files that are due could not be deleted: "
-            + ", ".join(f"{count:,} {reason}" for reason, count in refused.items()),
-            f"The worker's user needs the right to write to the directory of {first}.",
-        )
-    if done and plan.due_files > len(plan.items):
-        yield (
-            Severity.P4,
-            f"{plan.due_files:,} files are due, this run took {len(plan.items):,} of them ({size(done.bytes)} freed)",
-            "The next runs take the rest; run the task again to be faster.",
-        )
-
-
-ON_PURPOSE = ("changed", "in use")
-"""Why something was left without anything being wrong; the next run looks at it again."""
+    """What to say about one tree; ``done`` is None for a dry run, or when nothing was begun."""
+    return tell(plan, done, check=CHECK, severity=SEVERITY, object=plan.tree, section="hosts.logs", plan_id=plan_id)

@@ -175,7 +175,7 @@ def apply(
     """
     total = Deleted()
     if not plan.items:
-        _close_the_record(ledger, run, capability, plan, stored)
+        close_the_record(ledger, run, capability, plan.tree, stored)
         return total
     with opened(root, plan.tree, to_read=False) as top:
         for start in range(0, len(plan.items), chunk):
@@ -188,12 +188,12 @@ def apply(
     return total
 
 
-def _close_the_record(ledger: Ledger, run: Run, capability: str, plan: TreePlan, stored: Plan) -> None:
-    """A run killed between its last file and its last line in the ledger left an action open and nothing to delete."""
+def close_the_record(ledger: Ledger, run: Run, capability: str, object: str, stored: Plan) -> None:
+    """A run killed between its last deed and its last line in the ledger left an action open and nothing to do."""
     left_open = ledger.rows(
         "select from actions where platform = %s and capability = %s and object = %s and state = 'open' limit 1",
-        [run.platform, capability, plan.tree],
+        [run.platform, capability, object],
     )
     if left_open:
-        with ledger.action(run, capability, "delete", plan.tree, plan=stored) as action:
+        with ledger.action(run, capability, "delete", object, plan=stored) as action:
             action.skip("nothing is due any more")
