@@ -11,7 +11,7 @@ from functools import partial
 
 from upkeep.doctor import channels, hosts, kafka, kubernetes, ledger, needs, postgres, redis, s3
 from upkeep.doctor.text import Part, as_json, complete, table
-from upkeep.doctor.verdict import MISSING, fine, missing, note, unseen
+from upkeep.doctor.verdict import MISSING, fine, missing, unseen
 from upkeep.errors import SettingsError, UpkeepError
 from upkeep.findings import Outcome
 from upkeep.health.side_by_side import Probe, look_side_by_side, one_line
@@ -79,7 +79,13 @@ def _as_server() -> None:
 
 def _check(chosen: argparse.Namespace) -> int:
     _as_server()
+    # Airflow and its providers take seconds to load; a person should see that something happens.
+    waiting = sys.stderr.isatty() and not chosen.json
+    if waiting:
+        print("looking …", end="\r", flush=True, file=sys.stderr)
     parts = examine(chosen.platforms)
+    if waiting:
+        print("         ", end="\r", flush=True, file=sys.stderr)
     if chosen.json:
         print(as_json(parts))
     else:
@@ -147,11 +153,14 @@ def _broken(broken: Broken) -> Outcome:
 
 def _airflow(*, lost: bool) -> Outcome:
     """
-    Whether connections that were made in Airflow's pages can be seen from here at all.
+    Airflow's version; and where connections were not found, whether its database could be asked for them.
 
-    :param lost: some were not found, which a database that does not answer may explain.
+    It is not asked otherwise: setting up Airflow's models takes seconds.
     """
     from airflow import __version__
+
+    if not lost:
+        return fine("airflow", "Airflow", __version__)
     from airflow.secrets.metastore import MetastoreBackend
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -159,10 +168,10 @@ def _airflow(*, lost: bool) -> Outcome:
         MetastoreBackend().get_connection("upkeep_ledger")
     except (SQLAlchemyError, OSError) as trouble:
         reason = one_line(getattr(trouble, "orig", None) or trouble, 150)
-        said = f"{__version__}, its database is out of reach: {reason}"
+        said = f"{__version__}; connections in its database are out of reach: {reason}"
         cure = "run it where Airflow's configuration and database are at hand; `airflow db check` must pass"
-        return (unseen if lost else note)("database", "Airflow", said, cure)
-    return fine("database", "Airflow", f"{__version__}, its database answers")
+        return unseen("airflow", "Airflow", said, cure)
+    return fine("airflow", "Airflow", f"{__version__}; its database was asked for connections")
 
 
 def _probe(need: needs.Need) -> Probe | Outcome:
@@ -174,16 +183,14 @@ def _probe(need: needs.Need) -> Probe | Outcome:
         look = _look(need)
     except SettingsError as wrong:
         if wrong.message.startswith("no connection"):
-            return missing("connection", need.conn_id, "no such connection in Airflow", _how(need))
+            return missing(
+                "connection", need.conn_id, "no such connection in Airflow", f"add it: {needs.FORM[need.kind]}"
+            )
         return missing("connection", need.conn_id, wrong.message, wrong.hint)
     except Exception as wrong:
         # Whatever a provider's hook may raise: it cannot make anything of this connection.
-        return missing("connection", need.conn_id, one_line(wrong), _how(need))
+        return missing("connection", need.conn_id, one_line(wrong), f"correct it: {needs.FORM[need.kind]}")
     return Probe("connect", MISSING, look, object=need.conn_id)
-
-
-def _how(need: needs.Need) -> str:
-    return f"add it: {needs.FORM[need.kind]}"
 
 
 def _look(need: needs.Need) -> partial[list[Outcome]]:
