@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import sys
 import time
@@ -102,14 +101,10 @@ def down(home: Home) -> None:
 
 
 def serve(home: Home, *, only: list[str], scale: float) -> None:
-    """Run in the foreground until SIGTERM or SIGINT; Airflow elsewhere reads the two files this writes."""
+    """Run in the foreground until SIGTERM or SIGINT; Airflow elsewhere reads connections.json and upkeep.yaml."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         up(home, only=only, scale=scale)
-        state = home.state()
-        (home.path / "connections.json").write_text(json.dumps(state.get("connections", {})))
-        made = {"connect_to": state.get("connect_to", {}), "host_root": str(home.directory("hosts"))}
-        (home.path / "upkeep.yaml").write_text(json.dumps(made, indent=1))
         print("serving", flush=True)
         signal.pause()
     except KeyboardInterrupt:

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
+from psycopg.conninfo import make_conninfo
 
 from sandbox import processes
 from sandbox.home import REPOSITORY, Home, SandboxError
@@ -33,12 +34,15 @@ def environment(home: Home, *, dags: Path | None = None) -> dict[str, str]:
     if not facts:
         raise SandboxError("Airflow keeps its metadata in postgres.control; run `python -m sandbox up` first")
     return {
-        **servers_environment(home),
+        # Connections come from a file: Airflow is started before all of them are known.
+        **{key: value for key, value in servers_environment(home).items() if not key.startswith("AIRFLOW_CONN_")},
+        "AIRFLOW__SECRETS__BACKEND": "sandbox.connections_file.ConnectionsFile",
+        "AIRFLOW__SECRETS__BACKEND_KWARGS": json.dumps({"path": str(home.path / "connections.json")}),
         **home.facts("airflow").get("environment", {}),
         "AIRFLOW_HOME": str(base),
         # `airflow standalone` finds its own command by PATH.
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": str(REPOSITORY / "plugins"),
+        "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'plugins'}",
         "UPKEEP_AIRFLOW_URL": url,
         "AIRFLOW__CORE__DAGS_FOLDER": str(dags or REPOSITORY / "dags"),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPOSITORY / "plugins"),
@@ -77,6 +81,18 @@ def start(home: Home, *, dags: Path | None = None, timeout_s: float = 120) -> No
         env=env,
         ready=lambda: _healthy(env["UPKEEP_AIRFLOW_URL"]),
         timeout_s=timeout_s,
+    )
+
+
+def ledger_conninfo(home: Home) -> str:
+    """libpq connection string of this sandbox's ledger."""
+    found = home.state()["connections"]["upkeep_ledger"]
+    return make_conninfo(
+        host=found["host"],
+        port=found["port"],
+        user=found["login"],
+        password=found["password"],
+        dbname=found["schema"],
     )
 
 

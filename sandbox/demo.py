@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -68,7 +67,7 @@ def demo(home: Home, *, scale: float) -> bool:
     states = watch(api, runs, began)
     for dag_id, run_id in runs.items():
         print()
-        summary(home, dag_id, run_id, states[dag_id])
+        summary(home, api, dag_id, run_id)
     return all(state == "success" for state in states.values())
 
 
@@ -149,18 +148,21 @@ def _seconds(run: dict[str, Any]) -> float:
     return (datetime.fromisoformat(run["end_date"]) - datetime.fromisoformat(run["start_date"])).total_seconds()
 
 
-def summary(home: Home, dag_id: str, run_id: str, state: str) -> None:
+def summary(home: Home, api: airflow.Api, dag_id: str, run_id: str) -> None:
     """What the run's report says, in a few lines."""
-    reports = sorted(
-        (home.directory("reports") / dag_id.removesuffix("_daily_maintenance") / dag_id).glob("*/report.json")
-    )
-    matching = [file for file in reports if json.loads(file.read_text()).get("run_id") == run_id]
-    if not matching:
-        print(f"{dag_id}: {state}, and no report was written; look at the task `report`")
-        return
+    # Only now: the settings of this sandbox must be in the environment before Upkeep reads them.
+    os.environ.update(airflow.environment(home))
+    from upkeep.ledger import Ledger
+    from upkeep.platforms import platform
+    from upkeep.report.gather import gather
     from upkeep.report.render import summary_text
+    from upkeep.report.storage import page_url
 
-    print(summary_text(json.loads(matching[-1].read_text())))
+    name = dag_id.removesuffix("_daily_maintenance")
+    states = {task["task_id"]: task["state"] for task in api.tasks(dag_id, run_id)}
+    with Ledger(airflow.ledger_conninfo(home)) as ledger:
+        report = gather(ledger, platform(name), dag_id, run_id, states=states)
+    print(summary_text(report, page_url(name, dag_id, run_id)))
 
 
 def where_to_look(home: Home) -> None:

@@ -73,11 +73,23 @@ class Home:
             fcntl.flock(lock, fcntl.LOCK_EX)
             state = self.state()
             yield state
-            draft = self.path / "state.json.draft"
-            # It holds passwords.
-            draft.touch(mode=0o600)
-            draft.write_text(json.dumps(state, indent=1))
-            draft.replace(self.path / "state.json")
+            self._write("state.json", state)
+            # Read by Airflow's processes whenever they need a connection or a setting, so that servers may come later.
+            self._write("connections.json", state.get("connections", {}))
+            settings = {
+                "connect_to": state.get("connect_to", {}),
+                "host_root": str(self.path / "hosts"),
+                "spool": str(self.path / "spool"),
+                "reports": f"file://{self.path / 'reports'}",
+            }
+            self._write("upkeep.yaml", settings)
+
+    def _write(self, name: str, content: Any) -> None:
+        draft = self.path / f"{name}.draft"
+        # They hold passwords.
+        draft.touch(mode=0o600)
+        draft.write_text(json.dumps(content, indent=1))
+        draft.replace(self.path / name)
 
     def facts(self, name: str) -> dict[str, Any]:
         """What the server ``name`` remembered; empty before its first start."""

@@ -102,16 +102,7 @@ class Live:
     """Its platform files: copies of ours, with clocks short enough for tests."""
 
     def ledger(self) -> Ledger:
-        connection = self.home.state()["connections"]["upkeep_ledger"]
-        return Ledger(
-            psycopg.conninfo.make_conninfo(
-                host=connection["host"],
-                port=connection["port"],
-                user=connection["login"],
-                password=connection["password"],
-                dbname=connection["schema"],
-            )
-        )
+        return Ledger(airflow.ledger_conninfo(self.home))
 
     def maintain(self, platform: str) -> tuple[str, dict[str, str]]:
         """One daily run by hand: its state, and the states of its tasks (mapped ones as ``vacuum[public.users]``)."""

@@ -64,10 +64,7 @@ def environment(home: Home) -> dict[str, str]:
         f"AIRFLOW_CONN_{conn_id.upper()}": json.dumps(connection)
         for conn_id, connection in sorted(state.get("connections", {}).items())
     }
-    made["UPKEEP_CONNECT_TO"] = json.dumps(state.get("connect_to", {}))
-    made["UPKEEP_HOST_ROOT"] = str(home.directory("hosts"))
-    made["UPKEEP_SPOOL"] = str(home.directory("spool"))
-    made["UPKEEP_REPORTS"] = f"file://{home.directory('reports')}"
+    made["UPKEEP_SETTINGS"] = str(home.path / "upkeep.yaml")
     if (authority := home.path / "certificates" / "trust.pem").exists():
         made["SSL_CERT_FILE"] = str(authority)
     return made
