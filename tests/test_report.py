@@ -22,8 +22,10 @@ from upkeep.ledger import Change, Ledger
 from upkeep.ledger.migrate import migrate
 from upkeep.ledger.outbox import Message, NotDelivered, deliver
 from upkeep.platforms import Platform
-from upkeep.report import Report, gather, render_html, render_json, summary_text, wording
-from upkeep.report.gather import freed
+from upkeep.report import wording
+from upkeep.report.gather import freed, gather
+from upkeep.report.model import Report
+from upkeep.report.render import render_html, render_json, summary_text
 from upkeep.report.storage import DATA, PAGE, ReportError, announce, page_url, place, read, safe, store
 from upkeep.settings import settings
 
@@ -367,7 +369,7 @@ def test_a_task_that_failed_without_a_finding_makes_the_run_failed(ledger: Ledge
 
 def test_a_task_that_is_red_because_of_its_findings_did_its_work(ledger: Ledger) -> None:
     ledger.record(NIGHT, [memory()])
-    report = report_of(ledger, studyspot(redis={}), states={"health": "failed"})
+    report = report_of(ledger, studyspot(redis={}), states={"health": "failed", "watcher": "failed"})
     assert report.verdict == "findings"
     assert report.gaps == ()
 

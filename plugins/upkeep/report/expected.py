@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from upkeep.platforms import Platform
-from upkeep.report.model import Gap
+from upkeep.report.model import ECHOES, Gap
 from upkeep.report.wording import clock
 
 SECTIONS = ("http", "postgres", "redis", "kafka", "kubernetes", "metrics", "hosts")
@@ -77,7 +77,7 @@ def gaps(
         if section_of(check) in looked - {None}:
             found.append(Gap(what=check, why=f"looked last at {clock(last)}, and not in this run"))
     for task_id, state in states.items():
-        if state in ("failed", "upstream_failed") and task_id.partition("[")[0] not in tasks_seen:
+        if state in ("failed", "upstream_failed") and task_id.partition("[")[0] not in (*tasks_seen, *ECHOES):
             found.append(Gap(what=f"task {task_id}", why=f"{words_for(state)}, and wrote nothing to the ledger"))
     return tuple(found)
 

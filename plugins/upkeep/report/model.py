@@ -16,6 +16,9 @@ FORMAT = 1
 DELETING = ("delete", "remove")
 """Verbs of actions whose ``before`` is what was planned, and whose ``after`` is what is gone."""
 
+ECHOES = ("watcher", "verdict")
+"""Tasks that fail because another did, and write nothing of their own."""
+
 Verdict = Literal["ok", "findings", "unknown", "failed"]
 
 

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperatorLink
 
-from upkeep.ledger import Run
 from upkeep.operators import PlatformOperator
-from upkeep.report.expected import SECTIONS
-from upkeep.report.storage import page_url
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator, Context
     from airflow.sdk.types import TaskInstanceKey
+
+    from upkeep.ledger import Run
 
 
 class ReportLink(BaseOperatorLink):
@@ -23,6 +22,8 @@ class ReportLink(BaseOperatorLink):
     name = "Report"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        from upkeep.report.storage import page_url
+
         return page_url(getattr(operator, "platform", ""), ti_key.dag_id, ti_key.run_id)
 
 
@@ -34,25 +35,34 @@ class ReportOperator(PlatformOperator):
     only means that the report is there.
 
     :param platform: name of the platform (templated).
-    :param sections: of the platform file that this Dag looks after; one that left no trace is shown as a gap.
+    :param sections: of the platform file that this Dag looks after; one that left no trace is shown as a gap. None
+        for all of them.
     """
 
     operator_extra_links = (ReportLink(),)
 
-    def __init__(self, *, sections: Sequence[str] = SECTIONS, **kwargs: Any) -> None:
+    def __init__(self, *, sections: Sequence[str] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.sections = tuple(sections)
+        self.sections = sections
 
     def act(self, context: Context, run: Run) -> dict[str, str]:
         from airflow.providers.common.compat.sdk import redact
 
-        from upkeep.report import gather, render_html, render_json, summary_text
-        from upkeep.report.storage import announce, store
+        from upkeep.report.expected import SECTIONS
+        from upkeep.report.gather import gather
+        from upkeep.report.render import render_html, render_json, summary_text
+        from upkeep.report.storage import announce, page_url, store
 
+        sections = SECTIONS if self.sections is None else self.sections
         url = page_url(run.platform, run.dag_id, run.run_id)
         with self.ledger() as ledger:
             report = gather(
-                ledger, self.subject, run.dag_id, run.run_id, states=_states(context), sections=self.sections
+                ledger,
+                self.subject,
+                run.dag_id,
+                run.run_id,
+                states=_states(context),
+                sections=sections,
             )
             where = store(run.platform, run.dag_id, run.run_id, render_html(report), render_json(report))
             announce(ledger, run, url)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from upkeep.report.model import DELETING, Area, Check, Deed, Gap, OpenFinding, Resolved, Task, Verdict
+from upkeep.report.model import DELETING, ECHOES, Area, Check, Deed, Gap, OpenFinding, Resolved, Task, Verdict
 from upkeep.report.wording import counted, past, size
 
 _THINGS = {"postgres": ("table", "tables"), "vacuum": ("table", "tables"), "retention": ("table", "tables")}
@@ -43,7 +43,7 @@ class Seen:
 
         A task that ends red because of what its checks saw did its work.
         """
-        explained = {check.task_id for check in self.checks if check.state != "ok"}
+        explained = {check.task_id for check in self.checks if check.state != "ok"} | set(ECHOES)
         return [task for task in self.tasks if task.state == "failed" and unmapped(task.task_id) not in explained]
 
     @property
