@@ -114,8 +114,8 @@ def test_an_api_that_is_down_is_one_finding_and_the_rest_is_explained_by_it(home
 def test_an_api_that_hangs_is_bounded(home: Home) -> None:
     with broken(home, "kubernetes_hangs"):
         began = time.monotonic()
-        seen = look(home)
-        assert time.monotonic() - began < 6.5
+        seen = look(home, timeout_s=0.8)
+        assert time.monotonic() - began < 4
         assert only(seen["kubernetes_api"]).summary.startswith("the API does not answer: no answer within ")
     assert_well(home)
 

@@ -60,29 +60,30 @@ def look_side_by_side(probes: Iterable[Probe], *, deadline_s: float = 8.0, retry
 
 
 def _run(attempt: _Attempt, deadline: float, retry_after_s: float) -> None:
-    seen: list[Outcome] = []
     for last in (False, True):
         try:
-            seen = attempt.probe.look()
+            attempt.outcomes = [_timed(outcome, attempt) for outcome in attempt.probe.look()]
             break
         except Exception as trouble:
             # Whatever a driver may raise means the same here: it could not look.
-            seen = [_unknown(attempt.probe, one_line(trouble))]
+            attempt.outcomes = [_timed(_unknown(attempt.probe, one_line(trouble)), attempt)]
         if last or time.monotonic() + retry_after_s >= deadline:
             break
         time.sleep(retry_after_s)
-    seconds = round(time.monotonic() - attempt.began, 3)
-    attempt.outcomes = [
-        outcome if outcome.seconds else replace(outcome, at=attempt.at, seconds=seconds) for outcome in seen
-    ]
     attempt.done.set()
+
+
+def _timed(outcome: Outcome, attempt: _Attempt) -> Outcome:
+    """The outcome with the probe's own clock, unless the look kept one for it."""
+    if outcome.seconds:
+        return outcome
+    return replace(outcome, at=attempt.at, seconds=max(0.001, round(time.monotonic() - attempt.began, 3)))
 
 
 def _wait(attempt: _Attempt, deadline: float, deadline_s: float) -> list[Outcome]:
     if attempt.done.wait(max(0.0, deadline - time.monotonic())):
         return attempt.outcomes
-    late = _unknown(attempt.probe, f"did not return within {deadline_s:g} s")
-    return [replace(late, at=attempt.at, seconds=round(time.monotonic() - attempt.began, 3))]
+    return [_timed(_unknown(attempt.probe, f"did not return within {deadline_s:g} s"), attempt)]
 
 
 def _unknown(probe: Probe, reason: str) -> Outcome:
