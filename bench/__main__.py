@@ -29,9 +29,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.contest in (None, name):
             result = results[name] = contest()
             rest = {k: v for k, v in result.items() if k not in ("ours", "baseline", "ratio")}
-            print(
-                f"{name:12} {result['ours']:7.2f} s {result['baseline']:7.2f} s {result['ratio']:7.2f} {most:8.2f}"
-            )
+            print(f"{name:12} {result['ours']:7.2f} s {result['baseline']:7.2f} s {result['ratio']:7.2f} {most:8.2f}")
             print(f"{'':12} {rest}")
             if result["ratio"] > most:
                 lost.append(name)

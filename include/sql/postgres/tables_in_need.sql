@@ -145,7 +145,7 @@ tables as (
         t.analyze_score,
         greatest(t.xid_score, toast.xid_score)                          as xid_score,
         greatest(t.mxid_score, toast.mxid_score)                        as mxid_score,
-        greatest(t.xid_share, t.mxid_share, toast.xid_share, toast.mxid_share) >= %(freeze_from)s as freeze,
+        greatest(t.xid_share, t.mxid_share, toast.xid_share, toast.mxid_share) >= %(freeze_from)s as must_freeze,
         t.failsafe or coalesce(toast.failsafe, false)                   as failsafe
     from parts as t
     left join parts as toast on toast.oid = t.reltoastrelid
@@ -158,7 +158,7 @@ select
     n.nspname                                       as schema,
     c.relname                                       as name,
     case
-        when t.freeze then 'freeze'
+        when t.must_freeze then 'freeze'
         when greatest(t.dead_score, t.insert_score) >= %(least_score)s then 'vacuum'
         else 'analyze'
     end                                             as arm,
@@ -193,9 +193,9 @@ cross join guc
 join pg_class as c on c.oid = t.oid
 join pg_namespace as n on n.oid = c.relnamespace
 where
-    (t.freeze or greatest(t.dead_score, t.insert_score, t.analyze_score) >= %(least_score)s)
+    (t.must_freeze or greatest(t.dead_score, t.insert_score, t.analyze_score) >= %(least_score)s)
     -- Autovacuum keeps the catalogs; only their wraparound is worth a maintenance role's while.
-    and (t.freeze or n.nspname not in ('pg_catalog', 'information_schema'))
+    and (t.must_freeze or n.nspname not in ('pg_catalog', 'information_schema'))
     and (%(schema)s::text is null or n.nspname = %(schema)s and c.relname = %(name)s)
-order by t.freeze desc, score desc, n.nspname, c.relname
+order by t.must_freeze desc, score desc, n.nspname, c.relname
 limit %(most_tables)s
