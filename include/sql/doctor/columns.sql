@@ -8,7 +8,7 @@
 
 select
     wanted.table_name as table,
-    wanted.column_name as column,
+    wanted.column_name as "column",
     format_type(attribute.atttypid, null) as kind
 from unnest(%(tables)s::text[], %(columns)s::text[]) with ordinality as wanted (table_name, column_name, place)
 left join pg_attribute as attribute
