@@ -21,6 +21,7 @@ from upkeep.findings import Severity
 from upkeep.platforms import Platform, load_file, platform, platforms, read_all
 from upkeep.platforms import schema as editors
 from upkeep.platforms.base import Section, Threshold, format_duration, parse_duration
+from upkeep.settings import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "include" / "platforms").glob("*.yaml"))
@@ -256,3 +257,32 @@ def test_the_models_import_nothing_heavy():
         check=True,
     )
     assert json.loads(done.stdout.replace("'", '"')) == []
+
+
+@pytest.fixture
+def shops(tmp_path, monkeypatch):
+    """A directory with shop, shop_eu and a broken bazaar."""
+    text = FILES[1].read_text()
+    for name in ("shop", "shop_eu"):
+        (tmp_path / f"{name}.yaml").write_text(text.replace("name: studyspot\n", f"name: {name}\n", 1))
+    (tmp_path / "bazaar.yaml").write_text("{{{")
+    monkeypatch.setenv("UPKEEP_PLATFORMS", str(tmp_path))
+    settings.cache_clear()
+    yield tmp_path
+    settings.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("dag_id", "names"),
+    [
+        ("shop_daily_maintenance", ["shop"]),
+        ("shop_eu_daily_maintenance", ["shop_eu"]),
+        ("bazaar_daily_maintenance", []),
+        ("alert_delivery", ["shop", "shop_eu"]),
+        ("", ["shop", "shop_eu"]),
+    ],
+)
+def test_the_process_of_a_task_reads_its_own_platform_only(shops, monkeypatch, dag_id, names):
+    if dag_id:
+        monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_DAG_ID", dag_id)
+    assert [p.name for p in platforms()] == names

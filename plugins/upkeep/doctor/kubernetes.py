@@ -26,20 +26,19 @@ def _each(verbs: str, group: str, *resources: str) -> list[Right]:
 
 
 NAMESPACED = [
-    *_each("get list", "", "pods", "services", "events"),
-    *_each("get list", "apps", "deployments", "replicasets"),
-    *_each("get list", "batch", "jobs"),
+    *_each("get", "", "namespaces"),
+    *_each("list", "", "services"),
+    *_each("list", "apps", "deployments"),
     *_each("list", "discovery.k8s.io", "endpointslices"),
-    *_each("list", "autoscaling", "horizontalpodautoscalers"),
     *_each("list", "metrics.k8s.io", "pods"),
-    # Finished ones past their time, with the platform's label, and nothing else.
-    *_each("delete", "", "pods"),
-    *_each("delete", "batch", "jobs"),
+    # Deleted are finished ones past their time that carry the platform's label, and nothing else.
+    *_each("list delete", "", "pods"),
+    *_each("list delete", "batch", "jobs"),
 ]
 """In the platform's namespace: health looks, clean-up deletes."""
 
 OF_CLUSTER = [
-    *_each("get list", "", "nodes"),
+    *_each("list", "", "nodes"),
     *_each("get", "", "nodes/proxy"),  # the kubelets' thresholds of image garbage collection
     *_each("list", "metrics.k8s.io", "nodes"),
 ]
@@ -62,15 +61,15 @@ def look(client: ApiClient, conn_id: str, settings: Kubernetes, timeout_s: float
     except (HTTPError, OSError) as down:
         cure = f"correct the address or the certificate authority of connection {conn_id}, or start the cluster"
         return [missing("connect", conn_id, one_line(down), cure)]
+    # The whole role and not only what it lacks: applying it must never take anything away.
     if lacking:
-        cure = manifest("Role", lacking, settings.namespace)
-        outcomes.append(missing("role", conn_id, f"may not {_words(lacking)} in {settings.namespace}", cure))
+        said = f"may not {_words(lacking)} in {settings.namespace}"
+        outcomes.append(missing("role", conn_id, said, manifest("Role", NAMESPACED, settings.namespace)))
     else:
         outcomes.append(fine("role", conn_id, f"{len(NAMESPACED)} rights in {settings.namespace}"))
     if above:
-        outcomes.append(
-            missing("cluster role", conn_id, f"may not {_words(above)} of the cluster", manifest("ClusterRole", above))
-        )
+        said = f"may not {_words(above)} of the cluster"
+        outcomes.append(missing("cluster role", conn_id, said, manifest("ClusterRole", OF_CLUSTER)))
     else:
         outcomes.append(fine("cluster role", conn_id, f"{len(OF_CLUSTER)} rights in the cluster"))
     return outcomes
@@ -107,7 +106,7 @@ def _resource(right: Right) -> str:
 
 
 def manifest(kind: str, rights: Iterable[Right], namespace: str = "") -> str:
-    """A Role or ClusterRole with just these rights, for ``kubectl apply -f -``; bind it to the account."""
+    """A Role or ClusterRole with these rights, for ``kubectl apply -f -``, and how it is bound to the account."""
     rules: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     verbs: dict[tuple[str, str], list[str]] = {}
     for right in rights:
@@ -123,4 +122,6 @@ def manifest(kind: str, rights: Iterable[Right], namespace: str = "") -> str:
     ]
     for (group, allowed), names in rules.items():
         lines.append(f'- {{apiGroups: ["{group}"], resources: [{", ".join(names)}], verbs: [{", ".join(allowed)}]}}')
-    return "\n".join(lines)
+    where = f" -n {namespace}" if namespace else ""
+    bind = f"kubectl create {kind.lower()}binding upkeep --{kind.lower()}=upkeep --serviceaccount=NAMESPACE:NAME{where}"
+    return "\n".join([*lines, f"# then: {bind}"])
