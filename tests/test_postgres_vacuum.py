@@ -37,6 +37,7 @@ from upkeep.ledger import Ledger
 from upkeep.platforms.services import Vacuum
 from upkeep.postgres import vacuum, wording
 from upkeep.postgres.operators import ChooseTablesOperator, VacuumTableOperator
+from upkeep.postgres.session import connect
 from upkeep.settings import settings
 
 DATABASE = "studyspot"
@@ -78,7 +79,7 @@ class Server:
             return done.fetchall() if done.description else []
 
     def needs(self, settings: Vacuum = VACUUM, **how: Any) -> dict[str, vacuum.Need]:
-        with vacuum.connect(self.conninfo, settings) as connection:
+        with connect(self.conninfo, settings) as connection:
             return {need.table: need for need in vacuum.tables_in_need(connection, settings, **how)}
 
     def care(self, name: str, settings: Vacuum = VACUUM, schema: str = "public", **how: Any) -> dict[str, Any]:
@@ -328,7 +329,7 @@ def test_a_missing_right_is_a_finding_with_the_grant_that_cures_it(server: Serve
     server.superuser("create role weak login password 'weak'; grant pg_monitor to weak")
     weak = make_conninfo(server.conninfo, user="weak", password="weak")
     try:
-        with vacuum.connect(weak, VACUUM) as connection:
+        with connect(weak, VACUUM) as connection:
             (need,) = vacuum.tables_in_need(connection, VACUUM)
             grant = vacuum.grant(connection, [need])
             assert not need.allowed
@@ -361,7 +362,7 @@ def test_whoever_holds_an_old_snapshot_is_named(server: Server) -> None:
         assert done["held_by"].startswith(f"session app_owner api (pid {pid}), ")
         (finding,) = wording.cared("public.bookings", done).findings
         assert (finding.severity, finding.summary[:39]) == ("P3", "VACUUM left 4,000 of 4,000 dead rows: s")
-        with vacuum.connect(server.conninfo, VACUUM) as connection:
+        with connect(server.conninfo, VACUUM) as connection:
             assert vacuum.old_snapshot(connection) == "", "not for long yet"
             assert str(pid) in vacuum.old_snapshot(connection, timedelta(0))
     server("update bookings set note = 'again' where id <= 4000")
@@ -372,7 +373,7 @@ def test_prepared_transactions_and_slots_hold_snapshots_too(seventeen: Server) -
     table(seventeen, "bookings")
     with seventeen.session("create table other ()", "prepare transaction 'forgotten'"):
         pass
-    with vacuum.connect(seventeen.conninfo, VACUUM) as connection:
+    with connect(seventeen.conninfo, VACUUM) as connection:
         assert vacuum.old_snapshot(connection, timedelta(0)).startswith("prepared transaction forgotten, ")
         seventeen("rollback prepared 'forgotten'")
         assert vacuum.old_snapshot(connection, timedelta(0), 0) == ""
@@ -392,6 +393,18 @@ def test_a_vacuum_that_takes_too_long_is_given_up(seventeen: Server) -> None:
     assert time.monotonic() - began < 3, "the end of the window ends it"
 
 
+def test_a_vacuum_that_the_server_has_not_counted_is_not_called_done(seventeen: Server) -> None:
+    table(seventeen, "bookings", dead=4000)
+    seventeen.superuser("alter role upkeep set track_counts = off")
+    try:
+        done = seventeen.care("bookings")
+    finally:
+        seventeen.superuser("alter role upkeep reset track_counts")
+    assert done["state"] == "unconfirmed"
+    (finding,) = wording.cared("public.bookings", done).findings
+    assert (finding.severity, "track_counts" in finding.hint) == ("P3", True)
+
+
 def test_the_brake_is_asked_before_each_table(seventeen: Server) -> None:
     table(seventeen, "bookings", dead=4000)
     done = seventeen.care("bookings", may_go=lambda: "standby is 1.2 GB behind")
@@ -404,7 +417,7 @@ def test_the_brake_is_asked_before_each_table(seventeen: Server) -> None:
 def test_a_table_dropped_meanwhile_is_no_failure(seventeen: Server) -> None:
     table(seventeen, "bookings", dead=4000)
     (need,) = seventeen.needs().values()
-    with vacuum.connect(seventeen.conninfo, VACUUM) as connection:
+    with connect(seventeen.conninfo, VACUUM) as connection:
         state = vacuum._state(connection, "public", "bookings")
         assert state is not None
         seventeen("drop table bookings")
@@ -413,7 +426,7 @@ def test_a_table_dropped_meanwhile_is_no_failure(seventeen: Server) -> None:
 
 
 def test_sessions_of_maintenance_are_polite(seventeen: Server) -> None:
-    with vacuum.connect(seventeen.conninfo, Vacuum(cost_limit=300, cost_delay="1.5ms")) as connection:  # type: ignore[arg-type]
+    with connect(seventeen.conninfo, Vacuum(cost_limit=300, cost_delay="1.5ms")) as connection:  # type: ignore[arg-type]
         shown = {
             name: connection.execute(f"show {name}").fetchone()  # type: ignore[call-overload]
             for name in ("application_name", "lock_timeout", "vacuum_cost_limit", "vacuum_cost_delay")
@@ -432,7 +445,7 @@ def test_wrong_credentials_say_so(seventeen: Server) -> None:
 def test_a_standby_is_not_vacuumed(home: Home, seventeen: Server) -> None:
     servers.start_standby(home, seventeen.name, "postgres.v17_standby")
     standby = make_conninfo(seventeen.conninfo, port=home.facts("postgres.v17_standby")["port"])
-    with vacuum.connect(standby, VACUUM) as connection, pytest.raises(SettingsError, match="this server is a standby"):
+    with connect(standby, VACUUM) as connection, pytest.raises(SettingsError, match="this server is a standby"):
         vacuum.tables_in_need(connection, VACUUM)
     processes.stop(home, "postgres.v17_standby")
 
@@ -497,6 +510,7 @@ def test_killed_in_the_middle_of_a_vacuum_the_server_ends_it_and_the_next_run_do
 DAG_FILE = '''
 from airflow.sdk import DAG, BaseOperator
 from upkeep.postgres.operators import ChooseTablesOperator, VacuumTableOperator
+from upkeep.postgres.session import connect
 
 
 class Health(BaseOperator):

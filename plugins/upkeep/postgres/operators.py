@@ -60,6 +60,7 @@ class ChooseTablesOperator(_PostgresOperator):
 
         from upkeep.findings import Severity, unknown
         from upkeep.postgres import vacuum
+        from upkeep.postgres.session import connect
         from upkeep.postgres.wording import NEED, chosen
 
         dry_run = truth(self.dry_run)  # type: ignore[arg-type]
@@ -67,7 +68,7 @@ class ChooseTablesOperator(_PostgresOperator):
             raise AirflowSkipException(f"the database cannot be used: {reason}")
         settings = self.section.vacuum
         try:
-            with vacuum.connect(self.conninfo(), settings) as connection:
+            with connect(self.conninfo(), settings) as connection:
                 needs = vacuum.tables_in_need(connection, settings)
                 grant = vacuum.grant(connection, [need for need in needs if not need.allowed])
         except psycopg.Error as trouble:

@@ -8,26 +8,19 @@ version: the largest ratio of dead, inserted or changed rows, or of age, to auto
 from __future__ import annotations
 
 import contextlib
-import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache
 from typing import Any, Literal
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
-from psycopg.rows import dict_row
-from psycopg.types.json import Jsonb
 
-from upkeep.errors import CredentialsError, SettingsError
+from upkeep.errors import SettingsError
 from upkeep.platforms.services import Vacuum
-from upkeep.settings import ROOT
+from upkeep.postgres.session import Connection, connect, query, statement_timeout
 
-Connection = psycopg.Connection[dict[str, Any]]
 Arm = Literal["freeze", "vacuum", "analyze"]
 
 FREEZE_FROM = 0.6
@@ -78,49 +71,6 @@ class Need:
         return asdict(self)
 
 
-@cache
-def query(name: str) -> str:
-    """The text of ``include/sql/postgres/<name>.sql``."""
-    return (ROOT / "include" / "sql" / "postgres" / f"{name}.sql").read_text()
-
-
-@contextmanager
-def connect(conninfo: str, settings: Vacuum) -> Iterator[Connection]:
-    """
-    A connection of maintenance: statements on their own, short waits for locks, a throttled VACUUM.
-
-    :raises CredentialsError: the server refused the role. :raises psycopg.OperationalError: it cannot be reached.
-    """
-    try:
-        connection: Connection = psycopg.connect(
-            make_conninfo(conninfo, application_name="upkeep"), autocommit=True, row_factory=dict_row
-        )
-    except psycopg.OperationalError as refused:
-        said = " ".join(str(refused).split())
-        if re.search(
-            r"authentication failed|no password supplied|pg_hba\.conf|(role|database) \S+ does not exist", said
-        ):
-            raise CredentialsError(
-                f"the server refused the maintenance role: {said}", hint="correct the connection's user and password."
-            ) from None
-        raise
-    with contextlib.closing(connection):
-        setting = {
-            "statement_timeout": "10000",
-            "lock_timeout": str(_ms(settings.lock_timeout)),
-            "vacuum_cost_limit": str(settings.cost_limit),
-            "vacuum_cost_delay": f"{settings.cost_delay.total_seconds() * 1000:g}",
-            # PostgreSQL 14 and newer: what a killed worker left running ends by itself.
-            "client_connection_check_interval": "2000",
-        }
-        connection.execute(
-            "select set_config(s.name, %(setting)s::jsonb ->> s.name, false) from pg_settings as s"
-            " where s.name = any(%(names)s)",
-            {"setting": Jsonb(setting), "names": list(setting)},
-        )
-        yield connection
-
-
 def tables_in_need(connection: Connection, settings: Vacuum, *, only: tuple[str, str] | None = None) -> list[Need]:
     """
     The neediest tables, freeze before all, at most ``settings.most_tables``; what is being vacuumed now is left out.
@@ -133,7 +83,7 @@ def tables_in_need(connection: Connection, settings: Vacuum, *, only: tuple[str,
             f"PostgreSQL {connection.info.server_version // 10000} is older than 13",
             hint="upgrade it: its last minor release was years ago.",
         )
-    with _statement_timeout(connection, timedelta(seconds=CHOOSE_S)):
+    with statement_timeout(connection, timedelta(seconds=CHOOSE_S)):
         standby = connection.execute("select pg_is_in_recovery() as yes").fetchone()
         if standby and standby["yes"]:
             raise SettingsError(
@@ -208,7 +158,7 @@ def old_snapshot(
 
 # -- one table -----------------------------------------------------------------------------------------
 
-State = Literal["done", "not needed", "locked", "refused", "gone", "cancelled", "stopped"]
+State = Literal["done", "not needed", "locked", "refused", "gone", "cancelled", "stopped", "unconfirmed"]
 
 
 def care(
@@ -267,7 +217,7 @@ def _do(
     done: dict[str, Any] = {"statement": statement.as_string(connection), "before": _shown(before)}
     began = time.monotonic()
     try:
-        with _statement_timeout(connection, most):
+        with statement_timeout(connection, most):
             connection.execute(statement)
     except psycopg.errors.QueryCanceled:
         seconds = round(time.monotonic() - began, 3)
@@ -301,6 +251,10 @@ def _do(
     after = _state_after(connection, need, before)
     if after is None:
         return {**done, "state": "gone", "reason": "the table was dropped meanwhile"}
+    if after[_counter(need)] <= before[_counter(need)]:
+        # A warning in another language, or statistics switched off: nobody knows, and that is not "done".
+        reason = "; ".join(said for _, said in warnings) or "the server has not counted it"
+        return {**done, "state": "unconfirmed", "reason": reason}
     wal = connection.execute(
         "select pg_wal_lsn_diff(%s::pg_lsn, %s::pg_lsn)::bigint as bytes", [after["lsn"], before["lsn"]]
     ).fetchone()
@@ -375,28 +329,17 @@ def _state(connection: Connection, schema: str, name: str) -> dict[str, Any] | N
 
 def _state_after(connection: Connection, need: Need, before: Mapping[str, Any]) -> dict[str, Any] | None:
     """Before 15 the statistics arrive up to half a second after the deed."""
-    counter = "analyzes" if need.arm == "analyze" else "vacuums"
     deadline = time.monotonic() + 2
-    while (after := _state(connection, need.schema, need.name)) and after[counter] <= before[counter]:
+    while (after := _state(connection, need.schema, need.name)) and after[_counter(need)] <= before[_counter(need)]:
         if time.monotonic() > deadline:
             break
         time.sleep(0.1)
     return after
 
 
+def _counter(need: Need) -> str:
+    return "analyzes" if need.arm == "analyze" else "vacuums"
+
+
 def _shown(state: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in state.items() if key not in ("lsn", "vacuums", "analyzes")}
-
-
-@contextmanager
-def _statement_timeout(connection: Connection, most: timedelta) -> Iterator[None]:
-    connection.execute("select set_config('statement_timeout', %s, false)", [str(_ms(most))])
-    try:
-        yield
-    finally:
-        with contextlib.suppress(psycopg.OperationalError):
-            connection.execute("select set_config('statement_timeout', '10000', false)")
-
-
-def _ms(length: timedelta) -> int:
-    return max(1, int(length.total_seconds() * 1000))

@@ -77,6 +77,9 @@ def _finding(table: str, result: Mapping[str, Any]) -> Finding | None:
     elif state == "cancelled":
         summary = f"given up: {reason}"
         hint = "raise `postgres.vacuum.statement_timeout` or `cost_limit`, or widen the window."
+    elif state == "unconfirmed":
+        summary = f"nobody knows whether it was done: {reason}"
+        hint = "look at pg_stat_all_tables, and at the server's log of that minute; `track_counts` should be on."
     elif state == "stopped":
         summary, severity = f"not begun: {reason}", Severity.P4
         hint = "it is among the neediest tables of the next run."
