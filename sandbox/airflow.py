@@ -119,7 +119,7 @@ class Api:
         answer = httpx.post(f"{self.url}/auth/token", json={"username": user, "password": user}, timeout=10)
         self.token = answer.raise_for_status().json()["access_token"]
         self.client = httpx.Client(
-            base_url=f"{self.url}/api/v2", headers={"Authorization": f"Bearer {self.token}"}, timeout=30
+            base_url=f"{self.url}/api/v2", headers={"Authorization": f"Bearer {self.token}"}, timeout=120
         )
 
     def __call__(self, method: str, path: str, **arguments: Any) -> Any:

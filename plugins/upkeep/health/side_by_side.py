@@ -35,6 +35,7 @@ class _Attempt:
     probe: Probe
     at: datetime
     began: float
+    deadline: float
     done: threading.Event = field(default_factory=threading.Event)
     outcomes: list[Outcome] = field(default_factory=list)
 
@@ -44,22 +45,23 @@ def look_side_by_side(probes: Iterable[Probe], *, deadline_s: float = 8.0, retry
     What all probes saw, in their order.
 
     ``probes`` may be a generator: each probe starts as soon as it is made. A probe that raises is tried once more;
-    what raises twice, or has not returned ``deadline_s`` seconds after the first one began, is ``unknown``.
+    what raises twice, or has not returned ``deadline_s`` seconds after the first one began, is ``unknown``. One that
+    took long to make still has four fifths of that: a busy worker is not a hanging service.
     """
-    deadline: float | None = None
+    first: float | None = None
     attempts = []
     for probe in probes:
-        attempt = _Attempt(probe, datetime.now(UTC), time.monotonic())
-        deadline = attempt.began + deadline_s if deadline is None else deadline
+        began = time.monotonic()
+        first = began if first is None else first
+        deadline = max(first + deadline_s, began + 0.8 * deadline_s)
+        attempt = _Attempt(probe, datetime.now(UTC), began, deadline)
         attempts.append(attempt)
         # No pool: its threads are joined when the process ends, and a look that hangs must not hold the process.
-        threading.Thread(
-            target=_run, args=(attempt, deadline, retry_after_s), name=f"look {probe.check}", daemon=True
-        ).start()
-    return [outcome for attempt in attempts for outcome in _wait(attempt, deadline or 0, deadline_s)]
+        threading.Thread(target=_run, args=(attempt, retry_after_s), name=f"look {probe.check}", daemon=True).start()
+    return [outcome for attempt in attempts for outcome in _wait(attempt, deadline_s)]
 
 
-def _run(attempt: _Attempt, deadline: float, retry_after_s: float) -> None:
+def _run(attempt: _Attempt, retry_after_s: float) -> None:
     for last in (False, True):
         try:
             attempt.outcomes = [_timed(outcome, attempt) for outcome in attempt.probe.look()]
@@ -67,7 +69,7 @@ def _run(attempt: _Attempt, deadline: float, retry_after_s: float) -> None:
         except Exception as trouble:
             # Whatever a driver may raise means the same here: it could not look.
             attempt.outcomes = [_timed(_unknown(attempt.probe, one_line(trouble)), attempt)]
-        if last or time.monotonic() + retry_after_s >= deadline:
+        if last or time.monotonic() + retry_after_s >= attempt.deadline:
             break
         time.sleep(retry_after_s)
     attempt.done.set()
@@ -80,8 +82,8 @@ def _timed(outcome: Outcome, attempt: _Attempt) -> Outcome:
     return replace(outcome, at=attempt.at, seconds=max(0.001, round(time.monotonic() - attempt.began, 3)))
 
 
-def _wait(attempt: _Attempt, deadline: float, deadline_s: float) -> list[Outcome]:
-    if attempt.done.wait(max(0.0, deadline - time.monotonic())):
+def _wait(attempt: _Attempt, deadline_s: float) -> list[Outcome]:
+    if attempt.done.wait(max(0.0, attempt.deadline - time.monotonic())):
         return attempt.outcomes
     return [_timed(_unknown(attempt.probe, f"did not return within {deadline_s:g} s"), attempt)]
 
