@@ -69,6 +69,13 @@ def found(home: Home, check: str, object: str, section: Kubernetes = STUDYSPOT) 
     return finding
 
 
+def assert_none(home: Home, object: str) -> None:
+    """It was looked at, and no pod of ``object`` is a finding."""
+    outcome = look(home)["pods"]
+    assert outcome.state != "unknown", outcome
+    assert object not in {finding.object for finding in outcome.findings}
+
+
 def assert_well(home: Home) -> None:
     def well() -> bool:
         return all(outcome.state == "ok" for outcome in look(home).values())
@@ -192,8 +199,8 @@ def test_pods_of_nobody_in_the_file_are_found_with_the_checks_own_severity(home:
 
 
 def test_a_pod_that_waits_for_the_scheduler_since_seconds_is_fine(home: Home) -> None:
-    with pod(home, "young", {"phase": "Pending", "conditions": [unschedulable(minutes=0)]}):
-        assert look(home)["pods"].state == "ok"
+    with pod(home, "young", {"phase": "Pending", "conditions": [unschedulable(minutes=0)]}, born_s=20):
+        assert_none(home, "young")
 
 
 @pytest.mark.parametrize(
@@ -211,13 +218,13 @@ def test_what_ended_within_the_last_hour_counts(home: Home, minutes: int, reason
         if said:
             assert found(home, "pods", "restless").summary == said
         else:
-            assert look(home)["pods"].state == "ok"
+            assert_none(home, "restless")
 
 
 def test_many_restarts_in_a_long_life_are_fine(home: Home) -> None:
     status = running(restarts=9, last={"reason": "Error", "exitCode": 1, "finishedAt": clock.ago(60)})
     with pod(home, "old", status, born_s=86_400):
-        assert look(home)["pods"].state == "ok"
+        assert_none(home, "old")
 
 
 def test_an_evicted_pod_is_a_p3_finding_and_a_completed_one_is_none(home: Home) -> None:
@@ -461,7 +468,7 @@ def _gone(home: Home, name: str) -> None:
 def test_ages_come_from_the_api_and_not_from_us(home: Home) -> None:
     """The same pod, an hour older: what was young enough is not any more."""
     with pod(home, "aging", running() | {"conditions": [unready()]}):
-        assert look(home)["pods"].state == "ok"
+        assert_none(home, "aging")
         age(home, f"{PODS}/aging", 3600)
         assert found(home, "pods", "aging").summary.endswith("Running but not ready for more than 5m")
 

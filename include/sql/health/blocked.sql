@@ -13,7 +13,10 @@ with waiting as materialized (
         a.pid,
         extract(epoch from clock_timestamp() - coalesce(
             -- The column is new in 14; through JSON its absence is null and no error.
-            (select min((to_jsonb(l) ->> 'waitstart')::timestamptz) from pg_locks as l where l.pid = a.pid and not l.granted),
+            (
+                select min((to_jsonb(l) ->> 'waitstart')::timestamptz) from pg_locks as l
+                where l.pid = a.pid and not l.granted
+            ),
             a.query_start
         ))::float8 as waited_s,
         unnest(pg_blocking_pids(a.pid)) as blocker
@@ -31,4 +34,4 @@ select distinct
     extract(epoch from clock_timestamp() - b.xact_start)::float8 as transaction_s,
     coalesce(b.query, '')                    as query
 from waiting as w
-left join pg_stat_activity as b on b.pid = w.blocker
+left join pg_stat_activity as b on w.blocker = b.pid

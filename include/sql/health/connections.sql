@@ -20,5 +20,5 @@ select
     - coalesce(current_setting('reserved_connections', true), '0')::int as most
 from pg_stat_activity
 where backend_type = 'client backend'
-group by 1, 2, 3
-order by sessions desc, state, application, username
+group by state, application, username
+order by sessions desc, state asc, application asc, username asc

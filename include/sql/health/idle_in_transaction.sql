@@ -24,7 +24,10 @@ select
     extract(epoch from clock_timestamp() - a.xact_start)::float8 as transaction_s,
     age(a.backend_xmin)                      as xmin_age,
     a.query,
-    (select count(*) from waiting as w where w.blocker = a.pid)::int as waiters
+    (
+        select count(*) from waiting as w
+        where w.blocker = a.pid
+    )::int as waiters
 from pg_stat_activity as a
 where
     a.state in ('idle in transaction', 'idle in transaction (aborted)')

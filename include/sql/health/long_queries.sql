@@ -22,7 +22,10 @@ select
     extract(epoch from clock_timestamp() - a.query_start)::float8 as seconds,
     a.wait_event_type || ':' || a.wait_event as wait,
     a.query,
-    (select count(*) from waiting as w where w.blocker = a.pid)::int as waiters
+    (
+        select count(*) from waiting as w
+        where w.blocker = a.pid
+    )::int as waiters
 from pg_stat_activity as a
 where
     a.state = 'active'

@@ -12,4 +12,4 @@ select
     age(datfrozenxid)                as xid_age,
     mxid_age(datminmxid)             as mxid_age
 from pg_database
-order by greatest(age(datfrozenxid), mxid_age(datminmxid)) desc, datname
+order by greatest(age(datfrozenxid), mxid_age(datminmxid)) desc, datname asc

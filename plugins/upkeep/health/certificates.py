@@ -43,7 +43,7 @@ def look(
     connect_to: Mapping[str, str],
     timeout_s: float,
     now: datetime,
-) -> Outcome:
+) -> list[Outcome]:
     """
     ``tls`` of one ``host:port``.
 
@@ -59,7 +59,7 @@ def look(
         try:
             shown = _handshakes(address, trust, connect_to, min(timeout_s, left_s))
         except (OSError, ValueError) as trouble:
-            return unknown("tls", severity, one_line(trouble), object=address)
+            return [unknown("tls", severity, one_line(trouble), object=address)]
     certificate = shown.certificate
     left = certificate.not_valid_after_utc - now
     lifetime = certificate.not_valid_after_utc - certificate.not_valid_before_utc
@@ -103,7 +103,7 @@ def look(
                 f"it ends on {_day(certificate)}",
                 "find out why it was not renewed by itself, then renew it.",
             )
-    return judged("tls", severity, findings, object=address, **facts)
+    return [judged("tls", severity, findings, object=address, **facts)]
 
 
 def refusal(error: BaseException) -> str:

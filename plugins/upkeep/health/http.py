@@ -39,7 +39,7 @@ def look(http: Http, *, connect_to: Mapping[str, str], now: datetime | None = No
     # One for all: reading the system's authorities takes some 80 ms.
     trust = trusted()
     probes = [
-        Probe("http", each.severity, lambda each=each: [_endpoint(each, connect_to, trust)], object=each.name)  # type: ignore[misc]
+        Probe("http", each.severity, partial(_endpoint, each, connect_to, trust), object=each.name)
         for each in http.endpoints
     ]
     for address, endpoints in _by_address(http.endpoints).items():
@@ -54,7 +54,7 @@ def look(http: Http, *, connect_to: Mapping[str, str], now: datetime | None = No
             timeout_s=max(each.timeout for each in endpoints).total_seconds(),
             now=now,
         )
-        probes.append(Probe("tls", severity, lambda shown=shown: [shown()], object=address))  # type: ignore[misc]
+        probes.append(Probe("tls", severity, shown, object=address))
     return _explained(http, look_side_by_side(probes, deadline_s=MOST_SECONDS + 0.5))
 
 
@@ -79,7 +79,8 @@ def _explained(http: Http, outcomes: list[Outcome]) -> list[Outcome]:
     An untrusted certificate is told as ``tls``, and nobody answering as ``http``; never does each point at the other.
     """
     address = {each.name: _address(each) for each in http.endpoints}
-    silent = {address[o.object] for o in outcomes if o.check == "http" and o.state != "ok" and not o.explained_by}
+    bad = [o for o in outcomes if o.check == "http" and o.state != "ok" and not o.explained_by]
+    silent = {address[o.object] for o in bad if "status" not in o.facts}
     trusted = {o.object for o in outcomes if o.check == "tls" and o.state == "ok"}
     mended = []
     for outcome in outcomes:
@@ -107,7 +108,7 @@ class _Tried:
     """Why the certificate was refused; then nobody knows how the endpoint is."""
 
 
-def _endpoint(endpoint: Endpoint, connect_to: Mapping[str, str], trust: ssl.SSLContext) -> Outcome:
+def _endpoint(endpoint: Endpoint, connect_to: Mapping[str, str], trust: ssl.SSLContext) -> list[Outcome]:
     """Ask once; ask again before it counts as wrong or slow: a single blip pages nobody."""
     began = time.monotonic()
     timeout_s = endpoint.timeout.total_seconds()
@@ -122,23 +123,23 @@ def _endpoint(endpoint: Endpoint, connect_to: Mapping[str, str], trust: ssl.SSLC
     if tried is not first:
         facts["first_try"] = first.wrong or f"took {first.seconds:.2f} s"
     if tried.distrust:
-        return unknown("http", endpoint.severity, tried.distrust, object=endpoint.name, explained_by="tls", **facts)
+        return [unknown("http", endpoint.severity, tried.distrust, object=endpoint.name, explained_by="tls", **facts)]
     findings = []
-    if tried.wrong:
-        findings.append((endpoint.severity, tried.wrong, _hint(endpoint, tried)))
-    elif _is_slow(endpoint, tried) and _is_slow(endpoint, first):
-        said = f"answered after {tried.seconds:.2f} s; more than {format_duration(endpoint.slow)} is slow"
-        findings.append((SLOW_SEVERITY, said, "look at what it waits for: database, cache, or too few replicas."))
-    return judged(
-        "http",
-        endpoint.severity,
-        [
+
+    def found(severity: Severity, summary: str, hint: str) -> None:
+        findings.append(
             Finding(check="http", object=endpoint.name, severity=severity, summary=summary, hint=hint, facts=facts)
-            for severity, summary, hint in findings
-        ],
-        object=endpoint.name,
-        **facts,
-    )
+        )
+
+    if tried.wrong:
+        found(endpoint.severity, tried.wrong, _hint(endpoint, tried))
+    elif _is_slow(endpoint, tried) and _is_slow(endpoint, first):
+        found(
+            SLOW_SEVERITY,
+            f"answered after {tried.seconds:.2f} s; more than {format_duration(endpoint.slow)} is slow",
+            "look at what it waits for: database, cache, or too few replicas.",
+        )
+    return [judged("http", endpoint.severity, findings, object=endpoint.name, **facts)]
 
 
 def _is_slow(endpoint: Endpoint, tried: _Tried) -> bool:

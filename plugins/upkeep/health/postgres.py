@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import psycopg
@@ -212,7 +212,7 @@ def _look(settings: Postgres, connection: Connection, timeout_s: float) -> Itera
         if standby and check in OF_A_PRIMARY:
             yield unknown(check, _severity(settings, check), "the server is a standby", explained_by="postgres_primary")
         else:
-            yield timed(check, lambda judge=judge: judge(settings, ask))  # type: ignore[misc]
+            yield timed(check, partial(judge, settings, ask))
 
 
 def _not_looked(settings: Postgres, because: str, reason: str) -> list[Outcome]:
