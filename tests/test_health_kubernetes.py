@@ -436,7 +436,7 @@ def unschedulable(minutes: int) -> dict[str, Any]:
 def pod(
     home: Home, name: str, status: dict[str, Any], *, born_s: float = 1800, finalizers: list[str] | None = None
 ) -> Iterator[None]:
-    """A pod whose kubelet said ``status``; its node is not one of the cluster's, so nobody overwrites that."""
+    """A pod whose kubelet said ``status``, and then nothing more until the block ends."""
     body: dict[str, Any] = {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -446,13 +446,15 @@ def pod(
             "creationTimestamp": clock.ago(born_s),
             "finalizers": finalizers or [],
         },
-        "spec": {"nodeName": "elsewhere", "containers": [{"name": "main", "image": "tool:1"}]},
+        "spec": {"nodeName": "node-1", "containers": [{"name": "main", "image": "tool:1"}]},
         "status": status,
     }
+    api(home).send("PATCH", "/_sandbox/controllers", {"paused": ["kubelets"]})
     api(home).send("POST", "/_sandbox/objects", {"items": [body]})
     try:
         yield
     finally:
+        api(home).send("PATCH", "/_sandbox/controllers", {"paused": []})
         if finalizers:
             api(home).merge(f"{PODS}/{name}", {"metadata": {"finalizers": None}})
         _gone(home, name)
