@@ -25,11 +25,14 @@ $(VENV)/.installed: requirements-dev.lock
 demo: setup
 	@$(BIN)/python -m sandbox.demo $(if $(ONCE),--once)
 
+# First what runs side by side; then the whole Airflow, which wants the machine for itself.
 test: setup
-	@$(BIN)/python -m pytest -m "not soak"
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not soak and not live"
+	@$(BIN)/python -m pytest -q -m "live and not soak"
 
 soak: setup
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not live"
+	@$(BIN)/python -m pytest -q -m live
 
 lint: setup
 	@$(BIN)/ruff check $(SOURCES)

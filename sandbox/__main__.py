@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     for verb in ("break", "heal"):
         commands.add_parser(verb, help=f"{verb} something, by name").add_argument("what")
     arguments = parser.parse_args(argv)
-    home = Home(arguments.home.resolve()) if arguments.home else Home.default()
+    home = Home(arguments.home.resolve(), usual_ports=True) if arguments.home else Home.default()
     try:
         return _run(home, arguments)
     except SandboxError as error:

@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--scale", type=float, default=1.0, help="size of the sample data")
     parser.add_argument("--home", type=Path, help="directory of the sandbox (default: .sandbox)")
     arguments = parser.parse_args(argv)
-    home = Home(arguments.home.resolve()) if arguments.home else Home.default()
+    home = Home(arguments.home.resolve(), usual_ports=True) if arguments.home else Home.default()
     meter = MemoryMeter(home)
     meter.start()
     try:

@@ -42,10 +42,13 @@ class Home:
 
     path: Path
 
+    usual_ports: bool = False
+    """Try the ports that people remember first; two sandboxes that start at once would race for them."""
+
     @classmethod
     def default(cls) -> Home:
         """The sandbox of this checkout, or the one ``UPKEEP_SANDBOX`` names."""
-        return cls(Path(os.environ.get("UPKEEP_SANDBOX", REPOSITORY / ".sandbox")).resolve())
+        return cls(Path(os.environ.get("UPKEEP_SANDBOX", REPOSITORY / ".sandbox")).resolve(), usual_ports=True)
 
     def directory(self, name: str) -> Path:
         """``path/name``, made when missing."""
@@ -115,8 +118,8 @@ class Home:
             ports = state.setdefault("ports", {})
             if name not in ports:
                 taken = set(ports.values())
-                wanted = preferred if preferred and preferred not in taken and _free(preferred) else None
-                ports[name] = wanted or _any_free(taken)
+                usual = preferred if self.usual_ports and preferred not in taken else None
+                ports[name] = usual if usual and _free(usual) else _any_free(taken)
             return int(ports[name])
 
 

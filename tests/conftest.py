@@ -104,6 +104,11 @@ class Live:
     def ledger(self) -> Ledger:
         return Ledger(airflow.ledger_conninfo(self.home))
 
+    def deliver(self) -> None:
+        """Everything that a task had no time to tell is told now."""
+        run_id = self.api.trigger("alert_delivery")
+        assert self.api.wait("alert_delivery", run_id)["state"] == "success"
+
     def maintain(self, platform: str) -> tuple[str, dict[str, str]]:
         """One daily run by hand: its state, and the states of its tasks (mapped ones as ``vacuum[public.users]``)."""
         dag_id = f"{platform}_daily_maintenance"

@@ -47,10 +47,10 @@ class KafkaHook(BaseHook):
         self.kafka_conn_id = kafka_conn_id
 
     def get_conn(self) -> Any:
-        """``confluent_kafka.admin.AdminClient``."""
-        from confluent_kafka.admin import AdminClient
+        """An admin client whose requests are bounded without aborting the process (see ``upkeep.kafka``)."""
+        from upkeep.kafka import connect
 
-        return AdminClient(kafka_config(self.kafka_conn_id))
+        return connect(kafka_config(self.kafka_conn_id))
 
 
 def slack(conn_id: str) -> SlackHook:
