@@ -11,6 +11,7 @@ import pytest
 
 from sandbox import processes
 from sandbox.faults import break_it, heal_it
+from sandbox.servers import postgres
 from tests.conftest import Live
 from upkeep.findings import Severity
 
@@ -54,7 +55,7 @@ BATCHES: dict[str, list[Expected]] = {
         expect("studyspot_logs_missing", "logs//var/log/studyspot", "P2", r"/var/log/studyspot"),
     ],
     "studyspot-3": [
-        expect("studyspot_certificate_expired", "tls/api.studyspot.com:443", "P1", r"(?i)expired"),
+        expect("studyspot_certificate_expired", "tls/api.studyspot.com:443", "P0", r"(?i)expired"),
         expect("studyspot_postgres_down", "postgres_connect", "P0", r"(?i)refused"),
         expect("studyspot_redis_down", "redis_connect", "P0", r"(?i)refused"),
         expect("kubernetes_down", "kubernetes_api", "P1", r"(?i)refused"),
@@ -67,7 +68,7 @@ BATCHES: dict[str, list[Expected]] = {
         expect("adaptive_learning_endpoint_500", "http/api", "P0", r"500"),
     ],
     "adaptive_learning-2": [
-        expect("adaptive_learning_kafka_down", "kafka_brokers", "P1", r"(?i)broker"),
+        expect("adaptive_learning_kafka_down", "kafka_brokers/brokers", "P1", r"(?i)broker"),
         expect("adaptive_learning_postgres_down", "postgres_connect", "P0", r"(?i)refused"),
     ],
 }
@@ -216,14 +217,13 @@ def import_errors(live: Live) -> str:
 def test_a_ledger_that_is_down_pages_says_its_cure_and_nothing_is_deleted(live: Live) -> None:
     live.inbox.reset()
     logs = sorted((live.home.directory("hosts") / "var/log/studyspot").rglob("*.log"))
-    with live.ledger() as ledger:
-        ledger.connection.execute("alter role upkeep nologin")
-        ledger.connection.execute("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'upkeep'"
-                                  " and pid <> pg_backend_pid()")  # fmt: skip
+    with postgres.superuser(live.home, "postgres.control") as server:
+        server.execute("alter role upkeep nologin")
+        server.execute("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'upkeep'")
         try:
             run_id, states = live.maintain("studyspot")
         finally:
-            ledger.connection.execute("alter role upkeep login")
+            server.execute("alter role upkeep login")
     assert states[""] == "failed"
     said = live.api.log("studyspot_daily_maintenance", run_id, "health")
     assert "the ledger (connection `upkeep_ledger`) cannot be used" in said
