@@ -60,7 +60,7 @@ def test_a_green_run_and_its_report_one_click_away(live: Live, page: Page) -> No
     expect(page.get_by_text(re.compile("^success$", re.I)).first).to_be_visible(timeout=20_000)
     picture(page, "run")
     page.goto(f"/dags/studyspot_daily_maintenance/runs/{run_id}/tasks/report")
-    link = page.get_by_role("link", name="Report").first
+    link = page.locator('a[href*="/upkeep/reports/"]', has_text=re.compile("^Report$")).first
     expect(link).to_be_visible(timeout=20_000)
     picture(page, "task")
     href = link.get_attribute("href")
@@ -70,8 +70,9 @@ def test_a_green_run_and_its_report_one_click_away(live: Live, page: Page) -> No
     picture(page, "report")
 
 
-def test_the_report_asks_for_a_login(live: Live) -> None:
-    with chromium() as browser:
-        stranger = browser.new_context(base_url=live.api.url).new_page()
-        stranger.goto("/upkeep/")
-        assert "StudySpot" not in stranger.content()
+def test_the_report_asks_for_a_login(live: Live, page: Page) -> None:
+    assert page.context.browser
+    stranger = page.context.browser.new_context(base_url=live.api.url).new_page()
+    stranger.goto("/upkeep/")
+    expect(stranger.get_by_label("Password")).to_be_visible(timeout=20_000)
+    assert "StudySpot" not in stranger.content()
