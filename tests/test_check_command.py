@@ -506,7 +506,8 @@ def test_trees_that_are_not_mounted_or_not_ours_are_told(tmp_path):
 
 def said_by_nobody(directory: Path, say: Callable[[], str]) -> str:
     """What ``say`` returns in a process without root's powers."""
-    for each in (directory, *directory.parents[:2], directory / "var/log/shop"):
+    above = [each for each in directory.parents if len(each.parts) > 2]
+    for each in (directory, *above, directory / "var/log/shop"):
         each.chmod(0o777)
     reader, writer = os.pipe()
     if not (child := os.fork()):
