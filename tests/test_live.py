@@ -255,6 +255,6 @@ def test_a_killed_task_alerts_under_its_dag_and_the_next_green_run_resolves(live
     finally:
         heal_it(live.home, "all_endpoints_hang")
     key = f"studyspot/run/{dag_id}"
-    processes.wait_until(lambda: told(live, key, paging=True) == ["trigger"], 30, "the page for the killed task")
+    processes.wait_until(lambda: told(live, key, paging=True) == ["trigger"], 120, "the page for the killed task")
     settle(live, "studyspot")
-    processes.wait_until(lambda: told(live, key, paging=True) == ["trigger", "resolve"], 30, "the resolve")
+    processes.wait_until(lambda: told(live, key, paging=True) == ["trigger", "resolve"], 120, "the resolve")

@@ -59,7 +59,7 @@ def test_a_green_run_and_its_report_one_click_away(live: Live, page: Page) -> No
     page.goto(f"/dags/studyspot_daily_maintenance/runs/{run_id}")
     expect(page.get_by_text(re.compile("^success$", re.I)).first).to_be_visible(timeout=20_000)
     picture(page, "run")
-    page.goto(f"/dags/studyspot_daily_maintenance/runs/{run_id}/tasks/report")
+    page.goto(f"/dags/studyspot_daily_maintenance/runs/{run_id}/tasks/report/details")
     link = page.locator('a[href*="/upkeep/reports/"]', has_text=re.compile("^Report$")).first
     expect(link).to_be_visible(timeout=20_000)
     picture(page, "task")
