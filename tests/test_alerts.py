@@ -248,6 +248,16 @@ def test_with_the_ledger_down_the_page_goes_out_and_the_rest_waits_in_the_spool(
     assert any("redis_memory" in message["text"] for message in inbox.slack())
 
 
+def test_without_a_ledger_connection_the_page_goes_out_all_the_same(
+    inbox: Inbox, studyspot: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AIRFLOW_CONN_UPKEEP_LEDGER", raising=False)
+    with pytest.raises(SettingsError, match=r"no connection 'upkeep_ledger'\nHINT: add it"):
+        tell.record(studyspot, run(), [finding()])
+    assert sorted(actions(inbox)) == [("trigger", "studyspot/ledger"), ("trigger", "studyspot/redis_memory")]
+    assert len(spool.waiting(settings().spool)) == 1
+
+
 def test_what_waited_in_the_spool_while_it_was_mended_opens_nothing(
     inbox: Inbox, ledger: Ledger, studyspot: Platform
 ) -> None:

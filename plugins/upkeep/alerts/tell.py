@@ -12,7 +12,7 @@ from upkeep.alerts.messages import messages_for
 from upkeep.alerts.redact import redact
 from upkeep.alerts.senders import send
 from upkeep.connections import open_ledger
-from upkeep.errors import LedgerError
+from upkeep.errors import LedgerError, SettingsError, UpkeepError
 from upkeep.findings import Finding, Outcome, Severity, alert_key, judged, ok
 from upkeep.ledger import Change, Ledger, Run
 from upkeep.ledger.outbox import NotDelivered, deliver
@@ -29,7 +29,8 @@ def record(subject: Platform, run: Run, outcomes: Sequence[Outcome]) -> list[Cha
     """
     Write outcomes to the ledger and make one bounded attempt to deliver what they call for.
 
-    :raises LedgerError: the ledger is down; the outcomes are in the spool, and who is paged has been paged.
+    :raises LedgerError: the ledger is down. :raises SettingsError: its connection is missing. Either way the
+        outcomes are in the spool, and who is paged has been paged.
     """
     outcomes = [as_the_platform_says(subject, outcome) for outcome in outcomes]
     try:
@@ -39,7 +40,8 @@ def record(subject: Platform, run: Run, outcomes: Sequence[Outcome]) -> list[Cha
                 counts = deliver(ledger, send, keys=[change.key for change in changes], budget_s=BUDGET_S)
                 log.info("%d changes; told: %s", len(changes), counts)
             return changes
-    except LedgerError as down:
+    except (LedgerError, SettingsError) as down:
+        # A connection that is missing leaves us as blind as a server that is down.
         _without_ledger(subject, run, outcomes, down)
         raise
 
@@ -63,7 +65,7 @@ def as_the_platform_says(subject: Platform, outcome: Outcome) -> Outcome:
     )
 
 
-def _without_ledger(subject: Platform, run: Run, outcomes: Sequence[Outcome], down: LedgerError) -> None:
+def _without_ledger(subject: Platform, run: Run, outcomes: Sequence[Outcome], down: UpkeepError) -> None:
     """Page at once, by the same stable keys, and keep the outcomes for later."""
     blind = judged(
         "ledger",
