@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -38,6 +39,16 @@ def put(spool: Path, run: Run, outcomes: Sequence[Outcome], told: Iterable[str] 
 def waiting(spool: Path) -> list[Path]:
     """Files to be taken in, oldest first."""
     return sorted(spool.glob("*.json"), key=lambda file: file.stat().st_mtime) if spool.is_dir() else []
+
+
+def told(spool: Path) -> set[str]:
+    """Keys that PagerDuty has confirmed since the ledger went down, whichever task told them."""
+    keys: set[str] = set()
+    for file in waiting(spool):
+        # Another process may take a file in meanwhile, and an unreadable one is take_in's business.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            keys.update(json.loads(file.read_text()).get("told", ()))
+    return keys
 
 
 def take_in(ledger: Ledger, spool: Path, messages: Callable[[Change], Iterable[Message]]) -> int:

@@ -80,16 +80,18 @@ def _without_ledger(subject: Platform, run: Run, outcomes: Sequence[Outcome], do
         ],
     )
     kept = [*outcomes, blind]
+    told = spool.told(settings().spool)
     spool.put(settings().spool, run, kept)
-    told = []
     began = datetime.now(UTC)
     for change in _opened(run, kept):
         for message in messages_for(subject, change):
-            if message.channel != "pagerduty" or (datetime.now(UTC) - began).total_seconds() > BUDGET_S:
+            if message.channel != "pagerduty" or change.key in told:
+                continue
+            if (datetime.now(UTC) - began).total_seconds() > BUDGET_S:
                 continue
             try:
                 send(message)
-                told.append(change.key)
+                told.add(change.key)
             except NotDelivered as failure:
                 log.error("%s was not told to PagerDuty: %s; it waits in the spool", change.key, failure.answer)
     spool.put(settings().spool, run, kept, told)

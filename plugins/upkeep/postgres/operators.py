@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from upkeep.platforms.services import Postgres
 
 
-class _PostgresOperator(PlatformOperator):
-    """What both tasks need."""
+class PostgresOperator(PlatformOperator):
+    """Base of the operators that work on a platform's database."""
 
     @property
     def section(self) -> Postgres:
@@ -39,7 +39,7 @@ class _PostgresOperator(PlatformOperator):
         return postgres_conninfo(self.subject.conn("postgres"))
 
 
-class ChooseTablesOperator(_PostgresOperator):
+class ChooseTablesOperator(PostgresOperator):
     """
     Choose the tables that need VACUUM or ANALYZE, store the plan, and return it for mapping: the neediest first.
 
@@ -87,7 +87,7 @@ class ChooseTablesOperator(_PostgresOperator):
         return [] if dry_run else [{**need.as_dict(), "plan": str(stored.id)} for need in may]
 
 
-class VacuumTableOperator(_PostgresOperator):
+class VacuumTableOperator(PostgresOperator):
     """
     VACUUM or ANALYZE one table, if it still needs it; mapped over what `choose_tables` returned.
 
