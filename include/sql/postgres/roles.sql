@@ -22,6 +22,7 @@ declare
     tables_owner text := nullif(current_setting('upkeep.tables_owner', true), '');
     extension text;
     checker regprocedure;
+    page_stats text;
 begin
     if tables_owner is null or to_regrole(quote_ident(tables_owner)) is null then
         raise exception 'upkeep.tables_owner is %: no such role', coalesce(quote_literal(tables_owner), 'not set')
@@ -80,5 +81,63 @@ begin
         comment on table upkeep.canary is 'Rows that Upkeep''s write probe leaves for a moment.';
     end if;
     grant select, insert, update, delete on upkeep.canary to upkeep;
+
+    -- How much of an index is air is read off a few hundred of its pages. Reading pages is for superusers alone, so
+    -- this function does it for the maintenance role: it counts bytes and shows nothing of what is in them.
+    select format('%I.bt_page_stats($3, b.block::%s)', n.nspname, p.proargtypes[1]::regtype)
+    into page_stats
+    from pg_extension as e
+    join pg_depend as d on d.refclassid = 'pg_extension'::regclass and d.refobjid = e.oid and d.deptype = 'e'
+    join pg_proc as p on d.classid = 'pg_proc'::regclass and p.oid = d.objid and p.proname = 'bt_page_stats'
+    join pg_namespace as n on n.oid = p.pronamespace
+    where e.extname = 'pageinspect';
+    if page_stats is not null then
+        execute format(
+            $sampler$
+            create or replace function upkeep.sample_index_pages(
+                index regclass,
+                most int,
+                out pages bigint, out leaves bigint, out empty bigint, out usable_bytes bigint, out free_bytes bigint
+            )
+            language plpgsql
+            security definer
+            set search_path = pg_catalog, pg_temp
+            as $body$
+            declare
+                strata int;
+            begin
+                select pg_relation_size(c.oid) / current_setting('block_size')::int - 1
+                into pages
+                from pg_class as c
+                join pg_am as a on a.oid = c.relam
+                where c.oid = index and c.relkind = 'i' and a.amname = 'btree';
+                if pages is null then
+                    raise exception '%% is not a B-tree index', index using errcode = 'wrong_object_type';
+                end if;
+                -- One page at random out of each of as many equal strata; page 0 tells about the index itself.
+                strata := least(greatest(most, 1), 3000, pages);
+                execute $query$
+                    select
+                        count(*) filter (where s.type = 'l'),
+                        count(*) filter (where s.type not in ('l', 'i', 'r')),
+                        coalesce(sum(s.page_size - 40) filter (where s.type = 'l'), 0),
+                        coalesce(sum(s.free_size) filter (where s.type = 'l'), 0)
+                    from (
+                        select 1 + floor((n + random()) * $1 / $2) as block
+                        from generate_series(0, $2 - 1) as n
+                        offset 0
+                    ) as b
+                    cross join lateral %s as s
+                $query$
+                into leaves, empty, usable_bytes, free_bytes
+                using pages, strata, index::text;
+            end
+            $body$
+            $sampler$,
+            page_stats
+        );
+        revoke all on function upkeep.sample_index_pages(regclass, int) from public;
+        grant execute on function upkeep.sample_index_pages(regclass, int) to upkeep;
+    end if;
 end
 $$;

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from upkeep.findings import Severity
 from upkeep.platforms.base import (
     Between,
+    BucketName,
     Bytes,
     Count,
     Duration,
@@ -52,6 +53,12 @@ class Deletion(Section):
 
     most_rows: int = Field(default=50_000, ge=1, le=1_000_000)
     """… and at most this many."""
+
+    rest: float = Field(default=0.5, ge=0, le=100)
+    """Pause after each transaction, in times its length; pgcompacttable rests 2 by day and 0 by night."""
+
+    archive_bucket: BucketName | None = None
+    """Where rows with ``archive: true`` go, written through ``{platform}_backup_s3``; none means ``backup.bucket``."""
 
     most_share: Share = 0.5
     """The standing yes ends here: deleting more than this share of a table asks a person first."""
@@ -136,6 +143,9 @@ class Retention(Section):
 
     archive: bool = False
     """Copy to S3 before deleting, and delete only what arrived."""
+
+    drop_partitions: bool = False
+    """Detach and drop whole expired partitions instead of deleting their rows, where the key is ``column``."""
 
 
 class Table(Section):

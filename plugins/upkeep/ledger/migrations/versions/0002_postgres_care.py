@@ -11,14 +11,51 @@ INDEXES = """
 """
 
 DELETIONS = """
+-- What retention rules removed, without content, so that a restore can remove it again.
+create table deletions (
+    id uuid primary key,
+    platform text not null,
+    relation text not null,
+    plan char(64) not null,
+    cut_off timestamptz not null,
+    key_column text not null,
+    condition text not null,
+    from_key text not null,
+    to_key text not null,
+    rows bigint not null,
+    -- Sum of hashtextextended(primary key, 0): whoever removes them again knows whether they were the same.
+    ids numeric,
+    archive text,
+    deleted_at timestamptz not null,
+    dag_id text not null,
+    run_id text not null,
+    recorded_at timestamptz not null default clock_timestamp()
+);
+create index deletions_relation on deletions (platform, relation, deleted_at);
+create index deletions_plan on deletions (plan);
+"""
+
+SNAPSHOTS = """
+-- Counters of a server as one run saw them, so that the next run can say what happened in between.
+create table snapshots (
+    platform text not null,
+    kind text not null,
+    dag_id text not null,
+    run_id text not null,
+    at timestamptz not null,
+    content jsonb not null,
+    primary key (platform, kind, dag_id, run_id)
+);
+create index snapshots_latest on snapshots (platform, kind, dag_id, at desc);
 """
 
 
 def upgrade() -> None:
-    for tables in (INDEXES, DELETIONS):
+    for tables in (INDEXES, DELETIONS, SNAPSHOTS):
         if tables.strip():
             op.execute(tables)
 
 
 def downgrade() -> None:
     """Drop what `upgrade` made."""
+    op.execute("drop table if exists snapshots")
