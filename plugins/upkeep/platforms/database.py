@@ -39,7 +39,16 @@ class Reindex(Section):
     """An index is left alone this long after a rebuild: one that refills in days has another illness."""
 
     disk_headroom: float = Field(default=1.2, ge=1.0, le=10)
-    """Free disk there must be, in times the size of the new index; unknown means no rebuild."""
+    """Free disk there must be, in times the size of the new index, its WAL not counted; unknown means no rebuild."""
+
+    old_transaction: Annotated[Duration, Between("1s", "1h")] = timedelta(minutes=5)
+    """No rebuild begins while a transaction this old would keep it waiting; younger ones are waited for."""
+
+    most_indexes: int = Field(default=50, ge=1, le=1000)
+    """At most this many in one window, the most bytes per second first."""
+
+    skip: tuple[Annotated[str, Field(min_length=1, max_length=127)], ...] = ("repack.*", "pgq.*")
+    """Shell patterns of indexes, with their schema, that are never rebuilt."""
 
 
 class Deletion(Section):

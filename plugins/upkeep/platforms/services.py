@@ -263,6 +263,10 @@ class Metrics(Section):
     memory_query: str = "1 - node_memory_MemAvailable_bytes / node_memory_MemTotal_bytes"
     """PromQL whose series are shares of memory used, one per instance."""
 
+    database_free: str = ""
+    """PromQL for the bytes left where the database's data are; of several series the least counts. Without it nobody
+    knows, and no index is rebuilt."""
+
     disk: ShareUsed = Threshold(warn=0.8, critical=0.9, warn_severity=Severity.P3, critical_severity=Severity.P1)
     """Share of a file system in use."""
 

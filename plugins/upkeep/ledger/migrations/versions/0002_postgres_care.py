@@ -8,6 +8,21 @@ revision = "0002"
 down_revision = "0001"
 
 INDEXES = """
+-- The least bytes per row that each index was seen with: what it could be again. Its oid tells whether it is still
+-- the same one; every rebuild makes a new index under the old name.
+create table index_baselines (
+    platform text not null,
+    index_name text not null,
+    oid bigint not null,
+    best_ratio double precision not null check (best_ratio >= 0),
+    source text not null check (source in ('rebuild', 'sample', 'scan', 'seen')),
+    seen_at timestamptz not null default clock_timestamp(),
+    rebuilt_at timestamptz,
+    estimated_bytes bigint,
+    freed_bytes bigint,
+    bytes_after bigint,
+    primary key (platform, index_name)
+);
 """
 
 DELETIONS = """
