@@ -13,7 +13,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,17 +31,15 @@ from sandbox import __main__ as sandbox
 from sandbox import processes
 from sandbox.home import REPOSITORY, Home
 from sandbox.servers import postgres as servers
+from tests.postgres_server import DATABASE, VERSIONS, PostgresServer, empty, table
 from upkeep.errors import CredentialsError, SettingsError
 from upkeep.ledger import Ledger
 from upkeep.platforms.services import Vacuum
 from upkeep.postgres import vacuum, wording
 from upkeep.postgres.operators import ChooseTablesOperator, VacuumTableOperator
-from upkeep.postgres.session import connect
 from upkeep.settings import settings
 
-DATABASE = "studyspot"
 VACUUM = Vacuum()
-VERSIONS = (15, 17, 18)
 
 
 @pytest.fixture(scope="module")
@@ -55,44 +52,15 @@ def home() -> Iterator[Home]:
         shutil.rmtree(home.path, ignore_errors=True)
 
 
-class Server:
-    """A cluster with Upkeep's least roles, where only this test vacuums."""
-
-    def __init__(self, home: Home, version: int) -> None:
-        self.home, self.version, self.name = home, version, f"postgres.v{version}"
-        servers.start_cluster(home, self.name, version, settings={"autovacuum": False, "max_prepared_transactions": 2})
-        servers.prepare_platform(home, self.name, DATABASE)
-        # Ten seconds otherwise, until the server looks whether a killed worker is still there.
-        self.superuser("alter role upkeep set client_connection_check_interval = '1s'")
-        self.conninfo = servers.dsn(home, self.name, "upkeep", DATABASE)
-        self.owner = servers.dsn(home, self.name, "app_owner", DATABASE)
-
-    def __call__(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        """As the application's owner."""
-        with psycopg.connect(self.owner, autocommit=True) as connection:
-            done = connection.execute(statement, parameters or None)  # type: ignore[call-overload]
-            return done.fetchall() if done.description else []
-
-    def superuser(self, statement: str) -> list[tuple[Any, ...]]:
-        with servers.superuser(self.home, self.name, DATABASE) as connection:
-            done = connection.execute(statement)
-            return done.fetchall() if done.description else []
+class Server(PostgresServer):
+    """With the questions of this file."""
 
     def needs(self, settings: Vacuum = VACUUM, **how: Any) -> dict[str, vacuum.Need]:
-        with connect(self.conninfo, settings) as connection:
+        with vacuum.gentle(self.conninfo, settings) as connection:
             return {need.table: need for need in vacuum.tables_in_need(connection, settings, **how)}
 
     def care(self, name: str, settings: Vacuum = VACUUM, schema: str = "public", **how: Any) -> dict[str, Any]:
         return vacuum.care(self.conninfo, schema, name, settings, **how)
-
-    @contextmanager
-    def session(self, *statements: str) -> Iterator[psycopg.Connection[Any]]:
-        """The application, in the middle of a transaction."""
-        with psycopg.connect(make_conninfo(self.owner, application_name="api")) as connection:
-            for statement in statements:
-                connection.execute(statement)  # type: ignore[call-overload]
-            yield connection
-            connection.rollback()
 
 
 @pytest.fixture(scope="module")
@@ -116,34 +84,6 @@ def server(each: Callable[[int], Server], request: pytest.FixtureRequest) -> Ite
 @pytest.fixture
 def seventeen(each: Callable[[int], Server]) -> Iterator[Server]:
     yield from empty(each(17))
-
-
-def empty(server: Server) -> Iterator[Server]:
-    yield server
-    for (name,) in server(
-        "select format('%I.%I', schemaname, tablename) from pg_tables where tableowner = 'app_owner'"
-    ):
-        server(f"drop table {name}")
-    for (name,) in server(
-        "select format('%I', nspname) from pg_namespace where pg_get_userbyid(nspowner) = 'app_owner'"
-    ):
-        server(f"drop schema {name} cascade")
-
-
-def table(server: Server, name: str, rows: int = 10_000, *, dead: int = 0, options: str = "") -> None:
-    """A table with ``rows`` rows, freshly vacuumed and analyzed, of which ``dead`` were then updated."""
-    server(f"create table {name} (id int primary key, note text)" + (f" with ({options})" if options else ""))
-    server(f"insert into {name} select i, repeat('x', 50) from generate_series(1, {rows}) as i")
-    server(f"vacuum analyze {name}")
-    if dead:
-        server(f"update {name} set note = 'changed' where id <= {dead}")
-    settle(server, name)
-
-
-def settle(server: Server, name: str) -> None:
-    """Before 15 sessions told the statistics collector only now and then; from 15 on when they end."""
-    wanted = "select pg_stat_get_live_tuples(%s::regclass) > 0 or pg_stat_get_dead_tuples(%s::regclass) > 0"
-    processes.wait_until(lambda: server(wanted, name, name)[0][0], 5, f"statistics of {name}")
 
 
 # -- choosing ------------------------------------------------------------------------------------------
@@ -329,7 +269,7 @@ def test_a_missing_right_is_a_finding_with_the_grant_that_cures_it(server: Serve
     server.superuser("create role weak login password 'weak'; grant pg_monitor to weak")
     weak = make_conninfo(server.conninfo, user="weak", password="weak")
     try:
-        with connect(weak, VACUUM) as connection:
+        with vacuum.gentle(weak, VACUUM) as connection:
             (need,) = vacuum.tables_in_need(connection, VACUUM)
             grant = vacuum.grant(connection, [need])
             assert not need.allowed
@@ -362,7 +302,7 @@ def test_whoever_holds_an_old_snapshot_is_named(server: Server) -> None:
         assert done["held_by"].startswith(f"session app_owner api (pid {pid}), ")
         (finding,) = wording.cared("public.bookings", done).findings
         assert (finding.severity, finding.summary[:39]) == ("P3", "VACUUM left 4,000 of 4,000 dead rows: s")
-        with connect(server.conninfo, VACUUM) as connection:
+        with vacuum.gentle(server.conninfo, VACUUM) as connection:
             assert vacuum.old_snapshot(connection) == "", "not for long yet"
             assert str(pid) in vacuum.old_snapshot(connection, timedelta(0))
     server("update bookings set note = 'again' where id <= 4000")
@@ -373,7 +313,7 @@ def test_prepared_transactions_and_slots_hold_snapshots_too(seventeen: Server) -
     table(seventeen, "bookings")
     with seventeen.session("create table other ()", "prepare transaction 'forgotten'"):
         pass
-    with connect(seventeen.conninfo, VACUUM) as connection:
+    with vacuum.gentle(seventeen.conninfo, VACUUM) as connection:
         assert vacuum.old_snapshot(connection, timedelta(0)).startswith("prepared transaction forgotten, ")
         seventeen("rollback prepared 'forgotten'")
         assert vacuum.old_snapshot(connection, timedelta(0), 0) == ""
@@ -417,7 +357,7 @@ def test_the_brake_is_asked_before_each_table(seventeen: Server) -> None:
 def test_a_table_dropped_meanwhile_is_no_failure(seventeen: Server) -> None:
     table(seventeen, "bookings", dead=4000)
     (need,) = seventeen.needs().values()
-    with connect(seventeen.conninfo, VACUUM) as connection:
+    with vacuum.gentle(seventeen.conninfo, VACUUM) as connection:
         state = vacuum._state(connection, "public", "bookings")
         assert state is not None
         seventeen("drop table bookings")
@@ -426,7 +366,7 @@ def test_a_table_dropped_meanwhile_is_no_failure(seventeen: Server) -> None:
 
 
 def test_sessions_of_maintenance_are_polite(seventeen: Server) -> None:
-    with connect(seventeen.conninfo, Vacuum(cost_limit=300, cost_delay="1.5ms")) as connection:  # type: ignore[arg-type]
+    with vacuum.gentle(seventeen.conninfo, Vacuum(cost_limit=300, cost_delay="1.5ms")) as connection:  # type: ignore[arg-type]
         shown = {
             name: connection.execute(f"show {name}").fetchone()  # type: ignore[call-overload]
             for name in ("application_name", "lock_timeout", "vacuum_cost_limit", "vacuum_cost_delay")
@@ -438,14 +378,14 @@ def test_sessions_of_maintenance_are_polite(seventeen: Server) -> None:
 
 def test_wrong_credentials_say_so(seventeen: Server) -> None:
     wrong = make_conninfo(seventeen.conninfo, password="wrong")
-    with pytest.raises(CredentialsError, match=r"refused the maintenance role(.|\n)*HINT"):
+    with pytest.raises(CredentialsError, match=r"refused the role of maintenance(.|\n)*HINT"):
         vacuum.care(wrong, "public", "x", VACUUM)
 
 
 def test_a_standby_is_not_vacuumed(home: Home, seventeen: Server) -> None:
     servers.start_standby(home, seventeen.name, "postgres.v17_standby")
     standby = make_conninfo(seventeen.conninfo, port=home.facts("postgres.v17_standby")["port"])
-    with connect(standby, VACUUM) as connection, pytest.raises(SettingsError, match="this server is a standby"):
+    with vacuum.gentle(standby, VACUUM) as connection, pytest.raises(SettingsError, match="this server is a standby"):
         vacuum.tables_in_need(connection, VACUUM)
     processes.stop(home, "postgres.v17_standby")
 

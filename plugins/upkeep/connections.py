@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 LEDGER = "upkeep_ledger"
 
+HOLD = "upkeep_hold"
+"""Extra of a platform's connection that makes maintenance wait: ``{"upkeep_hold": "migration until noon"}``."""
+
 
 def connection(conn_id: str) -> Connection:
     """:raises SettingsError: there is no such connection."""
@@ -43,10 +46,11 @@ def postgres_conninfo(conn_id: str) -> str:
         from airflow.providers.postgres.hooks.postgres import PostgresHook
 
         login, password, port = PostgresHook(conn_id).get_iam_token(found)
-    # Extras that are the hook's own and mean nothing to libpq.
+    # Extras that are the hook's own, or ours, and mean nothing to libpq.
     own = {
         "iam", "redshift", "redshift-serverless", "cursor", "cluster-identifier", "workgroup-name", "aws_conn_id",
         "sqlalchemy_scheme", "sqlalchemy_query", "azure_conn_id",
+        HOLD,
     }  # fmt: skip
     extra = {key: value for key, value in found.extra_dejson.items() if key not in own}
     values = {"host": found.host, "port": port, "user": login, "password": password, "dbname": found.schema}
@@ -58,6 +62,14 @@ def postgres_conninfo(conn_id: str) -> str:
             f"connection {conn_id!r}: {' '.join(str(wrong).split())}",
             hint="its extra holds libpq parameters: https://www.postgresql.org/docs/current/libpq-connect.html.",
         ) from None
+
+
+def hold_flag(conn_id: str) -> str:
+    """Why a person wants maintenance on this connection to wait, read afresh; empty when nobody does."""
+    said = connection(conn_id).extra_dejson.get(HOLD)
+    if said is True or str(said).strip().lower() == "true":
+        return f"`{HOLD}` is set on connection {conn_id}"
+    return "" if said in (None, False) or str(said).strip().lower() == "false" else str(said).strip()
 
 
 def redis_arguments(conn_id: str) -> dict[str, Any]:

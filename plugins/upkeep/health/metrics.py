@@ -72,6 +72,15 @@ def look(settings: Metrics, *, connect_to: Mapping[str, str], now: datetime | No
     )
 
 
+def disk_in_use(settings: Metrics, *, connect_to: Mapping[str, str]) -> float | None:
+    """Share of the fullest of the platform's disks whose share is known now; None when no one's is."""
+    outcomes = _look(
+        settings, _Prometheus(settings.prometheus, connect_to), "disk", settings.disk_query, settings.disk,
+        datetime.now(UTC),
+    )  # fmt: skip
+    return max((float(outcome.facts["share"]) for outcome in outcomes if outcome.state != "unknown"), default=None)
+
+
 def _look(
     settings: Metrics, prometheus: _Prometheus, check: str, query: str, threshold: Threshold, now: datetime
 ) -> list[Outcome]:

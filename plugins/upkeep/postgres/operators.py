@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from upkeep.ledger import Run
     from upkeep.platforms.services import Postgres
+    from upkeep.postgres.brake import Go
+    from upkeep.postgres.session import Connection
 
 
 class PostgresOperator(PlatformOperator):
@@ -37,6 +39,30 @@ class PostgresOperator(PlatformOperator):
         from upkeep.connections import postgres_conninfo
 
         return postgres_conninfo(self.subject.conn("postgres"))
+
+    def ends(self, context: Context, window: str) -> datetime | None:
+        """
+        When the window of this run closes; None when Airflow does not know when the run began.
+
+        :param window: ``daily``, ``weekly``, ``monthly`` or ``quarterly``.
+        """
+        began = getattr(context.get("dag_run"), "start_date", None)
+        return began + getattr(self.subject.windows, window).length if began else None
+
+    def brake(self, connection: Connection, ends: datetime | None) -> Go:
+        """The platform's brake for one job, to be asked between its items; see ``upkeep.postgres.brake.hold``."""
+        from upkeep.connections import hold_flag
+        from upkeep.postgres.brake import hold
+
+        conn_id = self.subject.conn("postgres")
+        return hold(connection, self.subject.brake, ends=ends, flag=lambda: hold_flag(conn_id), disk=self._disk)
+
+    def _disk(self) -> float | None:
+        from upkeep.health.metrics import disk_in_use
+        from upkeep.settings import settings
+
+        metrics = self.subject.metrics
+        return disk_in_use(metrics, connect_to=settings().connect_to) if metrics else None
 
 
 class ChooseTablesOperator(PostgresOperator):
@@ -60,7 +86,6 @@ class ChooseTablesOperator(PostgresOperator):
 
         from upkeep.findings import Severity, unknown
         from upkeep.postgres import vacuum
-        from upkeep.postgres.session import connect
         from upkeep.postgres.wording import NEED, chosen
 
         dry_run = truth(self.dry_run)  # type: ignore[arg-type]
@@ -68,7 +93,7 @@ class ChooseTablesOperator(PostgresOperator):
             raise AirflowSkipException(f"the database cannot be used: {reason}")
         settings = self.section.vacuum
         try:
-            with connect(self.conninfo(), settings) as connection:
+            with vacuum.gentle(self.conninfo(), settings) as connection:
                 needs = vacuum.tables_in_need(connection, settings)
                 grant = vacuum.grant(connection, [need for need in needs if not need.allowed])
         except psycopg.Error as trouble:
@@ -122,16 +147,10 @@ class VacuumTableOperator(PostgresOperator):
                 need["name"],
                 self.section.vacuum,
                 may_go=lambda: "",
-                ends=self.ends(context),
+                ends=self.ends(context, self.window),
             )
             action.after = {**result.get("after", {}), **{k: v for k, v in result.items() if k not in ("after",)}}
             if result["state"] != "done":
                 action.skip(f"{result['state']}: {result['reason']}")
         self.conclude(run, [cared(need["table"], result)])
         return {key: result[key] for key in ("state", "reason", "arm", "seconds") if key in result}
-
-    def ends(self, context: Context) -> datetime | None:
-        """When the window of this run closes; None when Airflow does not know when the run began."""
-        began = getattr(context.get("dag_run"), "start_date", None)
-        window = getattr(self.subject.windows, self.window)
-        return began + window.length if began else None

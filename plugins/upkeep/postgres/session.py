@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import psycopg
@@ -16,10 +17,12 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from upkeep.errors import CredentialsError
-from upkeep.platforms.services import Vacuum
 from upkeep.settings import ROOT
 
 Connection = psycopg.Connection[dict[str, Any]]
+
+SHORT = timedelta(seconds=10)
+"""For statements that should take no time; work says for itself how long it may take."""
 
 
 @cache
@@ -29,10 +32,17 @@ def query(name: str) -> str:
 
 
 @contextmanager
-def connect(conninfo: str, settings: Vacuum) -> Iterator[Connection]:
+def connect(
+    conninfo: str,
+    *,
+    lock_timeout: timedelta = timedelta(seconds=2),
+    statement_timeout: timedelta = SHORT,
+    settings: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[Connection]:
     """
-    A connection of maintenance: statements on their own, short waits for locks, a throttled VACUUM.
+    A connection of maintenance: autocommit, rows as dictionaries, short waits for locks.
 
+    :param settings: of the session, beside these; those that the server's version does not know are left out.
     :raises CredentialsError: the server refused the role. :raises psycopg.OperationalError: it cannot be reached.
     """
     try:
@@ -45,17 +55,17 @@ def connect(conninfo: str, settings: Vacuum) -> Iterator[Connection]:
             r"authentication failed|no password supplied|pg_hba\.conf|(role|database) \S+ does not exist", said
         ):
             raise CredentialsError(
-                f"the server refused the maintenance role: {said}", hint="correct the connection's user and password."
+                f"the server refused the role of maintenance: {said}",
+                hint="correct the connection's user and password.",
             ) from None
         raise
     with contextlib.closing(connection):
         setting = {
-            "statement_timeout": "10000",
-            "lock_timeout": str(milliseconds(settings.lock_timeout)),
-            "vacuum_cost_limit": str(settings.cost_limit),
-            "vacuum_cost_delay": f"{settings.cost_delay.total_seconds() * 1000:g}",
+            "statement_timeout": str(milliseconds(statement_timeout)),
+            "lock_timeout": str(milliseconds(lock_timeout)),
             # PostgreSQL 14 and newer: what a killed worker left running ends by itself.
             "client_connection_check_interval": "2000",
+            **settings,
         }
         connection.execute(
             "select set_config(s.name, %(setting)s::jsonb ->> s.name, false) from pg_settings as s"
@@ -68,12 +78,32 @@ def connect(conninfo: str, settings: Vacuum) -> Iterator[Connection]:
 @contextmanager
 def statement_timeout(connection: Connection, most: timedelta) -> Iterator[None]:
     """Let the statements of the block take ``most``."""
+    row = connection.execute("select current_setting('statement_timeout') as usual").fetchone()
     connection.execute("select set_config('statement_timeout', %s, false)", [str(milliseconds(most))])
     try:
         yield
     finally:
         with contextlib.suppress(psycopg.OperationalError):
-            connection.execute("select set_config('statement_timeout', '10000', false)")
+            usual = row["usual"] if row else str(milliseconds(SHORT))
+            connection.execute("select set_config('statement_timeout', %s, false)", [usual])
+
+
+@contextmanager
+def exclusive(connection: Connection, job: str) -> Iterator[bool]:
+    """
+    Whether no other session does ``job`` (``reindex``, ``vacuum public.users``) in this database now.
+
+    Held, if so, until the block ends or the connection is lost: an advisory lock, so nothing is left behind.
+    """
+    lock = ["upkeep", job]
+    row = connection.execute("select pg_try_advisory_lock(hashtext(%s), hashtext(%s)) as mine", lock).fetchone()
+    mine = bool(row and row["mine"])
+    try:
+        yield mine
+    finally:
+        if mine:
+            with contextlib.suppress(psycopg.OperationalError):
+                connection.execute("select pg_advisory_unlock(hashtext(%s), hashtext(%s))", lock)
 
 
 def milliseconds(length: timedelta) -> int:
