@@ -571,7 +571,7 @@ def test_the_tasks_choose_map_vacuum_and_do_not_do_it_twice(seventeen: Server, l
     assert [(plan["dry_run"], [item["table"] for item in plan["items"]]) for plan in plans] == [
         (True, ["public.users", "public.bookings"]), (False, ["public.users", "public.bookings"]), (False, []),
     ]  # fmt: skip
-    actions = ledger.rows("select * from actions order by id")
+    actions = ledger.rows("select * from actions order by map_index")
     assert [(row["object"], row["state"], row["plan_id"], row["map_index"]) for row in actions] == [
         ("public.users", "done", plans[1]["id"], 0), ("public.bookings", "done", plans[1]["id"], 1),
     ]  # fmt: skip
