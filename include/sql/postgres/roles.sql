@@ -82,6 +82,51 @@ begin
     end if;
     grant select, insert, update, delete on upkeep.canary to upkeep;
 
+    -- How far each deletion by retention rule has come, written in the transaction that deletes.
+    if to_regclass('upkeep.retention') is null then
+        create table upkeep.retention (
+            relation text primary key,
+            plan text not null,
+            cut_off timestamptz not null,
+            pass int not null default 1,
+            after_key text,
+            after_tid tid,
+            again_key text,
+            batches bigint not null default 0,
+            segments int not null default 0,
+            deleted bigint not null default 0,
+            archive text,
+            place bigint not null default 0,
+            kept bigint[] not null default '{}',
+            parent text,
+            updated_at timestamptz not null default clock_timestamp()
+        );
+        alter table upkeep.retention owner to upkeep_owner;
+        comment on table upkeep.retention is 'How far each deletion by retention rule has come.';
+    end if;
+    grant select on upkeep.retention to upkeep;
+
+    -- What was deleted, without content, until the ledger has it too.
+    if to_regclass('upkeep.deletions') is null then
+        create table upkeep.deletions (
+            id uuid primary key default gen_random_uuid(),
+            relation text not null,
+            plan text not null,
+            cut_off timestamptz not null,
+            key_column text not null,
+            condition text not null,
+            from_key text not null,
+            to_key text not null,
+            rows bigint not null,
+            ids numeric,
+            archive text,
+            deleted_at timestamptz not null default clock_timestamp()
+        );
+        alter table upkeep.deletions owner to upkeep_owner;
+        comment on table upkeep.deletions is 'Deletions, without content, that are not yet in Upkeep''s ledger.';
+    end if;
+    grant select on upkeep.deletions to upkeep;
+
     -- How much of an index is air is read off a few hundred of its pages. Reading pages is for superusers alone, so
     -- this function does it for the maintenance role: it counts bytes and shows nothing of what is in them.
     select format('%I.bt_page_stats($3, b.block::%s)', n.nspname, p.proargtypes[1]::regtype)
