@@ -1,0 +1,201 @@
+"""
+The SQL that counts, claims and deletes the rows of one item.
+
+Values travel as parameters; names as identifiers; the conditions of the platform file as they stand there, so columns
+are qualified by the table's own name and the table has no alias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from psycopg import sql
+
+from upkeep.retention.items import Item, Reference
+
+_CUT_OFF = sql.SQL("%(cut_off)s")
+
+
+def table(item: Item) -> sql.Identifier:
+    return sql.Identifier(item.schema, item.name)
+
+
+def column(item: Item, name: str) -> sql.Identifier:
+    return sql.Identifier(item.schema, item.name, name)
+
+
+def key(item: Item) -> sql.Identifier:
+    return column(item, item.column)
+
+
+def _said(condition: str) -> sql.SQL:
+    """A condition of the platform file, in parentheses."""
+    return sql.SQL("(" + condition.replace("%", "%%") + ")")
+
+
+def expired(item: Item, cut_off: sql.Composable = _CUT_OFF) -> sql.Composed:
+    """Older than the cut-off; NULL never is. Times without a zone are UTC, as the session is."""
+    kind = sql.SQL(item.type)
+    return sql.SQL("{} < {}::timestamptz::{}").format(key(item), cut_off, kind)
+
+
+def held(item: Item) -> sql.Composable:
+    return _said(item.hold) if item.hold else sql.SQL("false")
+
+
+def meant(item: Item) -> sql.Composable:
+    return _said(item.only) if item.only else sql.SQL("true")
+
+
+def referred_to(item: Item, reference: Reference, *, goes: Item | None = None) -> sql.Composed:
+    """
+    Whether a row of the referring table refers to this one; its columns are null where it refers to nothing.
+
+    :param goes: what is due in the referring table; its rows that go anyway do not count.
+    """
+    itself = (reference.schema, reference.name) == (item.schema, item.name)
+    source: sql.Composable = sql.Identifier(reference.schema, reference.name)
+    prefix = ("referring",) if itself else (reference.schema, reference.name)
+    parts: list[sql.Composable] = [
+        sql.SQL("{} = {}").format(sql.Identifier(*prefix, theirs), column(item, ours))
+        for theirs, ours in zip(reference.columns, reference.refers_to, strict=True)
+    ]
+    if itself:
+        source = sql.SQL("{} as referring").format(source)
+        parts.append(sql.SQL("referring.ctid <> {}").format(column(item, "ctid")))
+        if goes is not None:
+            old = sql.SQL("(referring.{} < %(cut_off)s::timestamptz::{}) is not true")
+            parts.append(old.format(sql.Identifier(item.column), sql.SQL(item.type)))
+    elif goes is not None:
+        due = [expired(goes, sql.Literal(goes.cut_off)), meant(goes), sql.SQL("{} is not true").format(held(goes))]
+        parts.append(sql.SQL("({}) is not true").format(sql.SQL(" and ").join(due)))
+    return sql.SQL("exists (select from {} where {})").format(source, sql.SQL(" and ").join(parts))
+
+
+def may_go(item: Item) -> sql.Composed:
+    """The whole condition of a row that is deleted, to be true at the moment it is."""
+    parts: list[sql.Composable] = [expired(item), meant(item), sql.SQL("{} is not true").format(held(item))]
+    parts += [sql.SQL("not ") + referred_to(item, reference) for reference in item.references]
+    return sql.SQL(" and ").join(parts)
+
+
+def span(item: Item, *, after: bool, inclusive: bool) -> sql.Composed:
+    """
+    The next ``rows`` rows in the order of the index, whatever becomes of them.
+
+    Looking at a number of rows, not for a number of hits, bounds the time also where few rows meet the condition. The
+    lower bound spares the dead entries of earlier batches, which an old snapshot keeps in the index.
+    """
+    kind = sql.SQL(item.type)
+    bound: sql.Composable = sql.SQL("")
+    if after:
+        bound = sql.SQL(" and {} >= %(after_key)s::{}").format(key(item), kind)
+        if not inclusive:
+            # Equal keys come in the order of their place in the table (PostgreSQL 13).
+            later = sql.SQL(" and ({} > %(after_key)s::{} or {} > %(after_tid)s::tid)")
+            bound = bound + later.format(key(item), kind, column(item, "ctid"))
+    return sql.SQL("select {} as tid, {} as key from {} where {}{} order by {} limit %(rows)s").format(
+        column(item, "ctid"), key(item), table(item), expired(item), bound, key(item)
+    )
+
+
+def claim(item: Item, *, after: bool, inclusive: bool) -> sql.Composed:
+    """Lock what may go of the next span, without waiting. One row: seen, last_key, last_tid, tids, claimed, skipped."""
+    return sql.SQL(
+        "with span as materialized ({span}), eligible as materialized ("
+        " select {ctid} as tid, {key} as key from {table} where {ctid} = any(array(select tid from span)) and {may_go}"
+        "), claimed as materialized ("
+        " select {ctid} as tid from {table} where {ctid} = any(array(select tid from eligible))"
+        " for update skip locked"
+        ") select (select count(*) from span) as seen,"
+        " (select key::text from span order by key desc, tid desc limit 1) as last_key,"
+        " (select tid::text from span order by key desc, tid desc limit 1) as last_tid,"
+        " (select array_agg(tid)::text from claimed) as tids,"
+        " (select count(*) from eligible) - (select count(*) from claimed) as skipped,"
+        " case when (select count(*) from eligible) > (select count(*) from claimed) then ("
+        "  select min(e.key)::text from eligible as e where not exists (select from claimed as c where c.tid = e.tid)"
+        " ) end as skipped_key"
+    ).format(
+        span=span(item, after=after, inclusive=inclusive),
+        ctid=column(item, "ctid"),
+        key=key(item),
+        table=table(item),
+        may_go=may_go(item),
+    )
+
+
+def claim_versions(item: Item) -> sql.Composed:
+    """Lock exactly these versions of rows, without waiting: what changed since it was archived stays."""
+    return sql.SQL(
+        "with claimed as materialized ("
+        " select {ctid} as tid from {table}"
+        " join unnest(%(tids)s::tid[], %(xmins)s::text[]) as version (tid, xmin)"
+        " on {ctid} = version.tid and {xmin}::text = version.xmin"
+        " where {ctid} = any(%(tids)s::tid[]) and {may_go} for update of {name} skip locked"
+        ") select array_agg(tid)::text as tids from claimed"
+    ).format(
+        ctid=column(item, "ctid"),
+        xmin=column(item, "xmin"),
+        table=table(item),
+        name=sql.Identifier(item.name),
+        may_go=may_go(item),
+    )
+
+
+def look(item: Item, others: Mapping[tuple[str, str], Item]) -> sql.Composed:
+    """
+    Count what is due and what stays. One row: due, held, referenced, oldest, newest.
+
+    :param others: the plan's items so far, by schema and name: their due rows will not hold back anything.
+    """
+    refers = [referred_to(item, ref, goes=others.get((ref.schema, ref.name), _itself(item, ref)))
+              for ref in item.references]  # fmt: skip
+    kept = sql.SQL(" or ").join(refers) if refers else sql.SQL("false")
+    free = sql.SQL("{} and {} is not true").format(meant(item), held(item))
+    due = sql.SQL("{} and ({}) is not true").format(free, kept)
+    return sql.SQL(
+        "select count(*) filter (where due) as due, count(*) filter (where held) as held,"
+        " count(*) filter (where free and not due) as referenced,"
+        " min(key) filter (where due)::text as oldest, max(key) filter (where due)::text as newest"
+        " from (select {key} as key, ({due}) is true as due, ({held}) is true as held, ({free}) is true as free"
+        " from {table} where {expired} offset 0) as expired"
+    ).format(key=key(item), due=due, held=held(item), free=free, table=table(item), expired=expired(item))
+
+
+def _itself(item: Item, reference: Reference) -> Item | None:
+    return item if (reference.schema, reference.name) == (item.schema, item.name) else None
+
+
+def identity(item: Item) -> sql.Composable:
+    """A number for the row that gives nothing away; null without a primary key."""
+    if not item.primary_key:
+        return sql.SQL("null::bigint")
+    parts = sql.SQL(", ").join(sql.SQL("{}::text").format(column(item, name)) for name in item.primary_key)
+    return sql.SQL("hashtextextended(concat_ws(',', {}), 0)").format(parts)
+
+
+def delete(item: Item) -> sql.Composed:
+    """
+    Delete the claimed rows and write down that they went, in one statement and without content.
+
+    The locks keep new references away, and this statement sees what was committed before they were taken.
+    """
+    return sql.SQL(
+        "with gone as ("
+        " delete from {table} where {ctid} = any(%(tids)s::tid[]) and {may_go}"
+        " returning {ctid} as tid, {key} as key, {identity} as id"
+        "), recorded as ("
+        " insert into upkeep.deletions (relation, plan, cut_off, key_column, condition, from_key, to_key, rows, ids,"
+        " archive)"
+        " select %(relation)s, %(plan)s, %(cut_off)s::timestamptz, %(column)s, %(condition)s, min(key)::text,"
+        " max(key)::text, count(*), sum(id::numeric), %(archive)s from gone having count(*) > 0"
+        ") select count(*) as rows, array_agg(tid)::text as tids from gone"
+    ).format(table=table(item), ctid=column(item, "ctid"), may_go=may_go(item), key=key(item), identity=identity(item))
+
+
+def condition(item: Item) -> str:
+    """The rule in words of SQL, as the deletion ledger keeps it for replay after a restore."""
+    parts = [f"{item.column} < '{item.cut_off}'"]
+    parts += [f"({item.only})"] if item.only else []
+    parts += [f"({item.hold}) is not true"] if item.hold else []
+    return " and ".join(parts)
