@@ -20,6 +20,9 @@ LEDGER = "upkeep_ledger"
 HOLD = "upkeep_hold"
 """Extra of a platform's connection that makes maintenance wait: ``{"upkeep_hold": "migration until noon"}``."""
 
+STANDBYS = "upkeep_standbys"
+"""Extra of a platform's connection that names its standbys: ``{"upkeep_standbys": "db-2:5432,db-3:5432"}``."""
+
 
 def connection(conn_id: str) -> Connection:
     """:raises SettingsError: there is no such connection."""
@@ -50,7 +53,7 @@ def postgres_conninfo(conn_id: str) -> str:
     own = {
         "iam", "redshift", "redshift-serverless", "cursor", "cluster-identifier", "workgroup-name", "aws_conn_id",
         "sqlalchemy_scheme", "sqlalchemy_query", "azure_conn_id",
-        HOLD,
+        HOLD, STANDBYS,
     }  # fmt: skip
     extra = {key: value for key, value in found.extra_dejson.items() if key not in own}
     values = {"host": found.host, "port": port, "user": login, "password": password, "dbname": found.schema}
@@ -62,6 +65,23 @@ def postgres_conninfo(conn_id: str) -> str:
             f"connection {conn_id!r}: {' '.join(str(wrong).split())}",
             hint="its extra holds libpq parameters: https://www.postgresql.org/docs/current/libpq-connect.html.",
         ) from None
+
+
+def postgres_standbys(conn_id: str) -> list[str]:
+    """
+    libpq connection strings of the standbys that the connection's extra names; none means that nobody named any.
+
+    ``{"upkeep_standbys": "standby-1.internal,standby-2.internal:5433"}``, reached with the same login and password.
+    """
+    import psycopg
+
+    conninfo = postgres_conninfo(conn_id)
+    named = connection(conn_id).extra_dejson.get(STANDBYS) or []
+    made = []
+    for name in named.split(",") if isinstance(named, str) else named:
+        host, _, port = str(name).strip().rpartition(":") if ":" in str(name) else (str(name).strip(), "", "")
+        made.append(psycopg.conninfo.make_conninfo(conninfo, host=host, **({"port": port} if port else {})))
+    return made
 
 
 def hold_flag(conn_id: str) -> str:

@@ -1,0 +1,60 @@
+"""Which reports there are, and how one is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+from upkeep.findings import Outcome
+from upkeep.platforms.services import Postgres
+from upkeep.postgres.advice import activity, indexes, numbers, settings, statements, tables
+from upkeep.postgres.advice.look import Look
+from upkeep.postgres.advice.memory import Snapshot
+from upkeep.postgres.session import connect
+
+QUESTION = timedelta(seconds=30)
+"""One question may take this long; all of them read catalogs and counters only."""
+
+
+def make(
+    report: Callable[[Look], list[Outcome]],
+    *,
+    conninfo: str,
+    section: Postgres,
+    standbys: Sequence[str],
+    earlier: Mapping[str, Snapshot],
+    now: datetime,
+    counted: dict[str, dict[str, Any]],
+    measured: dict[tuple[str, str], float],
+) -> list[Outcome]:
+    """
+    The outcomes of one report, on a connection of its own.
+
+    :param standbys: libpq connection strings. :param earlier: what an earlier run counted, by kind.
+    :param counted: filled with what the next run will compare with. :param measured: filled with trends.
+    :raises psycopg.Error: the server could not be asked. :raises CredentialsError: it refused the role.
+    """
+    with connect(conninfo, statement_timeout=QUESTION) as connection:
+        look = Look(
+            connection=connection, settings=section, conninfo=conninfo, earlier=earlier, now=now, standbys=standbys
+        )
+        outcomes = report(look)
+    # Only when the whole report came through: half a snapshot would look like a reset to the next run.
+    counted.update(look.counted)
+    measured.update(look.measured)
+    return outcomes
+
+
+REPORTS: Mapping[str, Mapping[str, Callable[..., list[Outcome]]]] = {
+    "statistics": {
+        "slow_queries": partial(make, statements.report),
+        "unused_indexes": partial(make, indexes.report),
+        "stale_statistics": partial(make, tables.report),
+        "sequences": partial(make, numbers.report),
+        "cache_hits": partial(make, activity.report),
+    },
+    "settings": {"settings": partial(make, settings.report)},
+}
+"""By task; each under the name of the check that is unknown when the report fails."""

@@ -1,0 +1,215 @@
+"""Tables: how they are read and grow, whether the planner's statistics are stale, whether autovacuum keeps up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from upkeep.findings import Finding, Outcome, Severity, judged
+from upkeep.postgres.advice.look import Look, day, iso, moment
+from upkeep.postgres.advice.memory import grown, per_day
+from upkeep.postgres.needs import Need, tables_in_need
+from upkeep.report.wording import number, size, span
+
+STALE = "postgres_stale_statistics"
+BEHIND = "postgres_autovacuum_behind"
+SIZES = "postgres_sizes"
+
+KIND = "tables"
+
+LEAST_ROWS = 1000
+"""The planner's guesses about a smaller table cost nobody anything."""
+
+BEHIND_AFTER = timedelta(hours=24)
+"""Autovacuum looks at every table each minute; one that waits a day is starved, switched off or locked out."""
+
+SHOWN = 20
+
+COUNTERS = ("seq_scans", "seq_rows", "index_scans", "inserted", "updated", "hot_updated", "deleted")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """How one table was read since the last look."""
+
+    oid: int
+    table: str
+    name: str
+    rows: float
+    bytes: int
+    seq_scans: float
+    seq_rows: float
+    index_scans: float
+    since: datetime | None
+
+
+def report(look: Look) -> list[Outcome]:
+    """Stale statistics, tables autovacuum neglects, sizes, and candidates for an index."""
+    from upkeep.postgres.advice import missing
+
+    rows = look.ask("tables")
+    server = look.ask_one("sizes")
+    reads = _reads(look, rows, server)
+    return [
+        _stale(look, rows),
+        _behind(look, rows, server),
+        _sizes(look, rows, server),
+        missing.judge(look, reads, server["page"]),
+    ]
+
+
+# -- since the last look -------------------------------------------------------------------------------
+
+
+def _reads(look: Look, rows: Sequence[Mapping[str, Any]], server: Mapping[str, Any]) -> list[Read]:
+    before = look.earlier.get(KIND)
+    old: Mapping[str, Any] = before.content if before else {}
+    same = bool(before) and old.get("reset") == iso(server["since"])
+    known = old.get("counters", {}) if same else {}
+    counters, sizes, born, reads = {}, {}, {}, []
+    for row in rows:
+        oid = str(row["oid"])
+        now = {name: row[name] for name in COUNTERS}
+        counters[oid], sizes[oid] = list(now.values()), row["total_bytes"]
+        born[oid] = old["born"].get(oid) if oid in old.get("born", {}) else iso(before.at) if before else None
+        was = known.get(oid)
+        grew = grown(now, dict(zip(COUNTERS, was, strict=True)) if was else None)
+        reads.append(
+            Read(
+                oid=row["oid"],
+                table=_name(row),
+                name=row["name"],
+                rows=row["rows"],
+                bytes=row["bytes"],
+                seq_scans=grew["seq_scans"] or 0.0,
+                seq_rows=grew["seq_rows"] or 0.0,
+                index_scans=grew["index_scans"] or 0.0,
+                since=before.at if same and before else server["since"],
+            )
+        )
+    look.counted[KIND] = {
+        "reset": iso(server["since"]),
+        "counters": counters,
+        "sizes": sizes,
+        "born": born,
+        "database_bytes": server["database_bytes"],
+    }
+    return reads
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    return f"{row['schema']}.{row['name']}"
+
+
+# -- the planner's knowledge ---------------------------------------------------------------------------
+
+
+def _stale(look: Look, rows: Sequence[Mapping[str, Any]]) -> Outcome:
+    findings, shares = [], []
+    for row in rows:
+        if row["rows"] < LEAST_ROWS:
+            continue
+        share = row["changed"] / row["rows"]
+        shares.append({"table": _name(row), "changed_share": round(share, 4), "analyzed_at": iso(row["analyzed_at"])})
+        if share >= look.settings.advice.stale_statistics:
+            when = f"since ANALYZE at {day(row['analyzed_at'])}" if row["analyzed_at"] else "and it was never analyzed"
+            said = f"{number(row['changed'])} changes to {number(row['rows'])} rows {when}"
+        elif row["without_statistics"]:
+            said = (
+                f"the planner knows nothing of {row['without_statistics']} of its columns ({number(row['rows'])} rows)"
+            )
+        else:
+            continue
+        findings.append(
+            Finding(
+                check=STALE,
+                object=_name(row),
+                severity=Severity.P3,
+                summary=f"{said}: the planner guesses",
+                hint="daily maintenance analyzes it in its window; if it does not, see the task `choose_tables`."
+                " Columns added by a deploy want `analyze` at its end.",
+                facts={
+                    "rows": int(row["rows"]),
+                    "changed": int(row["changed"]),
+                    "changed_share": round(share, 4),
+                    "analyzed_at": iso(row["analyzed_at"]),
+                    "columns_without_statistics": row["without_statistics"],
+                },
+            )
+        )
+    shares.sort(key=lambda each: -float(each["changed_share"] or 0))
+    return judged(STALE, Severity.P3, findings, tables=len(shares), most_changed=shares[:SHOWN])
+
+
+def _behind(look: Look, rows: Sequence[Mapping[str, Any]], server: Mapping[str, Any]) -> Outcome:
+    """Tables past autovacuum's own threshold that nobody has vacuumed or analyzed for a day."""
+    settings = look.settings.vacuum.model_copy(update={"least_score": 1.0})
+    born = look.counted[KIND]["born"]
+    oids = {_name(row): str(row["oid"]) for row in rows}
+    findings = []
+    needs = tables_in_need(look.connection, settings)
+    for need in needs:
+        last = _last(need)
+        # Without a run the day counts from when there was something to count: statistics, and the table itself.
+        quiet_since = last or max(
+            (at for at in (server["since"], moment(born.get(oids.get(need.table, "")))) if at), default=None
+        )
+        if quiet_since is None or look.now - quiet_since < BEHIND_AFTER:
+            continue
+        what = "analyzed" if need.arm == "analyze" else "vacuumed"
+        never = f"never {what}" if last is None else f"last {what} {span((look.now - last).total_seconds())} ago"
+        findings.append(
+            Finding(
+                check=BEHIND,
+                object=need.table,
+                severity=Severity.P3,
+                summary=f"past autovacuum's threshold and {never}: {need.because}",
+                hint="is autovacuum on, for this table too? Does a session or slot hold an old snapshot? Are its"
+                " workers busy elsewhere (autovacuum_max_workers, cost limit)? Daily maintenance takes it meanwhile.",
+                facts={"score": need.score, "arm": need.arm, "last": iso(last), **need.facts},
+            )
+        )
+    return judged(BEHIND, Severity.P3, findings, past_threshold=len(needs))
+
+
+def _last(need: Need) -> datetime | None:
+    """When the part of the care that the table needs was last given."""
+    kinds = ("last_analyze", "last_autoanalyze") if need.arm == "analyze" else ("last_vacuum", "last_autovacuum")
+    return max((at for kind in kinds if (at := moment(need.facts[kind]))), default=None)
+
+
+# -- sizes ---------------------------------------------------------------------------------------------
+
+
+def _sizes(look: Look, rows: Sequence[Mapping[str, Any]], server: Mapping[str, Any]) -> Outcome:
+    before = look.earlier.get(KIND)
+    old: Mapping[str, Any] = before.content.get("sizes", {}) if before else {}
+    at = before.at if before else None
+    look.measured["postgres_database_bytes", server["database"]] = float(server["database_bytes"])
+    largest = []
+    for row in rows[:SHOWN]:
+        was = old.get(str(row["oid"]))
+        grew = None if was is None else row["total_bytes"] - was
+        largest.append(
+            {
+                "table": _name(row),
+                "bytes": row["total_bytes"],
+                "heap_bytes": row["bytes"],
+                "rows": int(row["rows"]),
+                "grown_bytes": grew,
+            }
+        )
+    grew_all = server["database_bytes"] - before.content["database_bytes"] if before else None
+    rate = per_day(grew_all, at, look.now) if grew_all is not None else None
+    return judged(
+        SIZES,
+        Severity.P4,
+        [],
+        database=size(server["database_bytes"]),
+        since=iso(at),
+        grown_bytes=grew_all,
+        bytes_per_day=round(rate) if rate is not None else None,
+        largest=largest,
+    )
