@@ -36,7 +36,9 @@ from upkeep.errors import CredentialsError, SettingsError
 from upkeep.ledger import Ledger
 from upkeep.platforms.services import Vacuum
 from upkeep.postgres import vacuum, wording
+from upkeep.postgres.needs import Need, tables_in_need
 from upkeep.postgres.operators import ChooseTablesOperator, VacuumTableOperator
+from upkeep.postgres.snapshots import old_snapshot
 from upkeep.settings import settings
 
 VACUUM = Vacuum()
@@ -55,9 +57,9 @@ def home() -> Iterator[Home]:
 class Server(PostgresServer):
     """With the questions of this file."""
 
-    def needs(self, settings: Vacuum = VACUUM, **how: Any) -> dict[str, vacuum.Need]:
+    def needs(self, settings: Vacuum = VACUUM, **how: Any) -> dict[str, Need]:
         with vacuum.gentle(self.conninfo, settings) as connection:
-            return {need.table: need for need in vacuum.tables_in_need(connection, settings, **how)}
+            return {need.table: need for need in tables_in_need(connection, settings, **how)}
 
     def care(self, name: str, settings: Vacuum = VACUUM, schema: str = "public", **how: Any) -> dict[str, Any]:
         return vacuum.care(self.conninfo, schema, name, settings, **how)
@@ -108,7 +110,9 @@ def test_the_bloated_table_is_chosen_and_the_fresh_one_is_not(server: Server) ->
 def test_vacuum_removes_the_dead_rows_once_and_says_what_it_did(server: Server) -> None:
     table(server, "bookings", dead=4000)
     done = server.care("bookings")
-    options = "analyze, skip_locked, truncate false" + (", skip_database_stats" if server.version >= 16 else "")
+    options = "analyze, skip_locked, truncate false, parallel 0" + (
+        ", buffer_usage_limit '4MB', skip_database_stats" if server.version >= 16 else ""
+    )
     assert done["statement"] == f'vacuum ({options}) "public"."bookings"'
     assert done["state"] == "done"
     assert (done["before"]["dead_rows"], done["after"]["dead_rows"]) == (4000, 0)
@@ -200,7 +204,8 @@ def test_near_wraparound_nothing_but_freezing_counts(seventeen: Server) -> None:
     table(seventeen, "old", rows=10, dead=10)
     need = replace(seventeen.needs(Vacuum(least_score=0.1))["public.old"], arm="freeze", failsafe=True)
     assert vacuum.compose(need, 170000).as_string(None) == (
-        'vacuum (skip_locked, truncate false, freeze, index_cleanup off, skip_database_stats) "public"."old"'
+        "vacuum (skip_locked, truncate false, freeze, index_cleanup off, buffer_usage_limit 0, skip_database_stats)"
+        ' "public"."old"'
     )
 
 
@@ -270,13 +275,13 @@ def test_a_missing_right_is_a_finding_with_the_grant_that_cures_it(server: Serve
     weak = make_conninfo(server.conninfo, user="weak", password="weak")
     try:
         with vacuum.gentle(weak, VACUUM) as connection:
-            (need,) = vacuum.tables_in_need(connection, VACUUM)
+            (need,) = tables_in_need(connection, VACUUM)
             grant = vacuum.grant(connection, [need])
             assert not need.allowed
             # PostgreSQL itself only warns, and reports success.
             state = vacuum._state(connection, "public", "bookings")
             assert state is not None
-            trusting = vacuum._do(connection, replace(need, allowed=True), state, VACUUM, timedelta(seconds=5))
+            trusting = vacuum._do(connection, replace(need, allowed=True), state, timedelta(seconds=5))
         assert trusting["state"] == "refused"
         refused = vacuum.care(weak, "public", "bookings", VACUUM)
         assert refused["state"] == "refused"
@@ -303,8 +308,8 @@ def test_whoever_holds_an_old_snapshot_is_named(server: Server) -> None:
         (finding,) = wording.cared("public.bookings", done).findings
         assert (finding.severity, finding.summary[:39]) == ("P3", "VACUUM left 4,000 of 4,000 dead rows: s")
         with vacuum.gentle(server.conninfo, VACUUM) as connection:
-            assert vacuum.old_snapshot(connection) == "", "not for long yet"
-            assert str(pid) in vacuum.old_snapshot(connection, timedelta(0))
+            assert old_snapshot(connection) is None, "not for long yet"
+            assert old_snapshot(connection, timedelta(0)).pid == pid
     server("update bookings set note = 'again' where id <= 4000")
     assert server.care("bookings")["after"]["dead_rows"] == 0
 
@@ -314,9 +319,9 @@ def test_prepared_transactions_and_slots_hold_snapshots_too(seventeen: Server) -
     with seventeen.session("create table other ()", "prepare transaction 'forgotten'"):
         pass
     with vacuum.gentle(seventeen.conninfo, VACUUM) as connection:
-        assert vacuum.old_snapshot(connection, timedelta(0)).startswith("prepared transaction forgotten, ")
+        assert str(old_snapshot(connection, timedelta(0))).startswith("prepared transaction forgotten, ")
         seventeen("rollback prepared 'forgotten'")
-        assert vacuum.old_snapshot(connection, timedelta(0), 0) == ""
+        assert old_snapshot(connection, timedelta(0), 0) is None
 
 
 def test_a_vacuum_that_takes_too_long_is_given_up(seventeen: Server) -> None:
@@ -347,7 +352,7 @@ def test_a_vacuum_that_the_server_has_not_counted_is_not_called_done(seventeen: 
 
 def test_the_brake_is_asked_before_each_table(seventeen: Server) -> None:
     table(seventeen, "bookings", dead=4000)
-    done = seventeen.care("bookings", may_go=lambda: "standby is 1.2 GB behind")
+    done = seventeen.care("bookings", brake=lambda connection: lambda: "standby is 1.2 GB behind")
     assert (done["state"], done["reason"]) == ("stopped", "standby is 1.2 GB behind")
     (finding,) = wording.cared("public.bookings", done).findings
     assert (finding.severity, finding.summary) == ("P4", "not begun: standby is 1.2 GB behind")
@@ -361,7 +366,7 @@ def test_a_table_dropped_meanwhile_is_no_failure(seventeen: Server) -> None:
         state = vacuum._state(connection, "public", "bookings")
         assert state is not None
         seventeen("drop table bookings")
-        assert vacuum._do(connection, need, state, VACUUM, timedelta(seconds=5))["state"] == "gone"
+        assert vacuum._do(connection, need, state, timedelta(seconds=5))["state"] == "gone"
     assert seventeen.care("bookings")["state"] == "not needed"
 
 
@@ -386,7 +391,7 @@ def test_a_standby_is_not_vacuumed(home: Home, seventeen: Server) -> None:
     servers.start_standby(home, seventeen.name, "postgres.v17_standby")
     standby = make_conninfo(seventeen.conninfo, port=home.facts("postgres.v17_standby")["port"])
     with vacuum.gentle(standby, VACUUM) as connection, pytest.raises(SettingsError, match="this server is a standby"):
-        vacuum.tables_in_need(connection, VACUUM)
+        tables_in_need(connection, VACUUM)
     processes.stop(home, "postgres.v17_standby")
 
 

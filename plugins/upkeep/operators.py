@@ -6,7 +6,8 @@ where it is used.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from upkeep.platforms import Platform, platform
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from upkeep.ledger import Ledger, Run
+    from upkeep.ledger import Action, Ledger, Plan, Run
 
 
 class PlatformOperator(BaseOperator):
@@ -60,6 +61,33 @@ class PlatformOperator(BaseOperator):
 
         return open_ledger()
 
+    @contextmanager
+    def action(
+        self, run: Run, capability: str, verb: str, object: str, *, before: Mapping[str, Any], plan: Plan | None = None
+    ) -> Iterator[Action]:
+        """
+        As ``Ledger.action``, for work that needs no history: without the ledger it is done off the record.
+
+        What it came to must then also be told by ``conclude``, whose outcomes wait in the spool.
+        """
+        from upkeep.ledger import Action
+
+        finished = False
+        try:
+            with ExitStack() as record:
+                try:
+                    ledger = record.enter_context(self.ledger())
+                    doing = record.enter_context(ledger.action(run, capability, verb, object, plan=plan, before=before))
+                except (LedgerError, SettingsError) as away:
+                    self.log.error("%s %s goes on without being recorded: %s", verb, object, away)
+                    doing = Action(0)
+                yield doing
+                finished = True
+        except LedgerError as lost:
+            if not finished:
+                raise
+            self.log.error("%s %s is done, and its record is not: %s", verb, object, lost)
+
     def unusable(self, context: Context, service: str) -> str:
         """
         Why a service cannot be used, as this run's task ``health`` saw it; empty when it can, or nobody looked.
@@ -71,17 +99,25 @@ class PlatformOperator(BaseOperator):
             return str(said.get(service) or "")
         return f"{service} is not usable" if service in said else ""
 
-    def conclude(self, run: Run, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    def conclude(self, run: Run, outcomes: Sequence[Outcome], *, needs_ledger: bool = True) -> dict[str, Any]:
         """
         Put the outcomes on record, tell who must be told, and fail the task if they are bad enough.
 
+        :param needs_ledger: False for work that goes on without the ledger: the outcomes then wait in the spool, who
+            is paged has been paged, and the red health task says why.
         :returns: counts for XCom.
         :raises AirflowFailException: a finding or an unknown at or above the platform's failing severity.
+        :raises LedgerError: the ledger is down, and ``needs_ledger``.
         """
         from upkeep.alerts.tell import as_the_platform_says, record
 
         outcomes = [as_the_platform_says(self.subject, outcome) for outcome in outcomes]
-        record(self.subject, run, outcomes)
+        try:
+            record(self.subject, run, outcomes)
+        except (LedgerError, SettingsError) as away:
+            if needs_ledger:
+                raise
+            self.log.error("not recorded, and kept in the spool: %s", away)
         bad = [o for o in outcomes if o.worst and o.worst.at_least(self.subject.severity.failing)]
         for outcome in outcomes:
             for line in lines(outcome):

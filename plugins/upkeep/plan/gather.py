@@ -54,7 +54,7 @@ def gather(asked: Asked) -> Coming:
     for job, module in JOBS.items():
         if not _exists(module):
             continue
-        planner: Planner = import_module(module)  # type: ignore[assignment]
+        planner: Planner = import_module(module)
         try:
             jobs[job] = planner.coming(asked)
         except (UpkeepError, psycopg.Error) as trouble:

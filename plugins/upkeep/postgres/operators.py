@@ -9,7 +9,7 @@ from uuid import UUID
 
 from airflow.sdk.exceptions import AirflowSkipException
 
-from upkeep.errors import SettingsError
+from upkeep.errors import LedgerError, SettingsError
 from upkeep.operators import PlatformOperator, truth
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from upkeep.ledger import Run
     from upkeep.platforms.services import Postgres
     from upkeep.postgres.brake import Go
+    from upkeep.postgres.needs import Need
     from upkeep.postgres.session import Connection
 
 
@@ -69,7 +70,8 @@ class ChooseTablesOperator(PostgresOperator):
     """
     Choose the tables that need VACUUM or ANALYZE, store the plan, and return it for mapping: the neediest first.
 
-    Skipped when this run's health task found the database unusable.
+    Skipped when this run's health task found the database unusable. Without the ledger there is no stored plan and
+    nothing learned, and the tables are cared for all the same.
 
     :param dry_run: store the plan and return nothing to do (templated).
     """
@@ -85,7 +87,8 @@ class ChooseTablesOperator(PostgresOperator):
         import psycopg
 
         from upkeep.findings import Severity, unknown
-        from upkeep.postgres import vacuum
+        from upkeep.postgres.needs import tables_in_need
+        from upkeep.postgres.vacuum import gentle, grant
         from upkeep.postgres.wording import NEED, chosen
 
         dry_run = truth(self.dry_run)  # type: ignore[arg-type]
@@ -93,23 +96,42 @@ class ChooseTablesOperator(PostgresOperator):
             raise AirflowSkipException(f"the database cannot be used: {reason}")
         settings = self.section.vacuum
         try:
-            with vacuum.gentle(self.conninfo(), settings) as connection:
-                needs = vacuum.tables_in_need(connection, settings)
-                grant = vacuum.grant(connection, [need for need in needs if not need.allowed])
+            with gentle(self.conninfo(), settings) as connection:
+                needs = tables_in_need(connection, settings)
+                cure = grant(connection, [need for need in needs if not need.allowed])
         except psycopg.Error as trouble:
             self.conclude(run, [unknown(NEED, Severity.P2, " ".join(str(trouble).split()) or type(trouble).__name__)])
             raise
         may = [need for need in needs if need.allowed]
-        with self.ledger() as ledger:
-            stored = ledger.plan(run, "postgres", [need.as_dict() for need in may], dry_run=dry_run)
-            open_now = ledger.rows(
-                "select object from findings where platform = %s and check_name = 'postgres_vacuum' and state = 'open'",
-                [run.platform],
-            )
-        self.conclude(run, chosen(needs, grant, [row["object"] for row in open_now]))
-        for need in may:
-            self.log.info("%s %s: score %.1f, %s", need.arm, need.table, need.score, need.because)
-        return [] if dry_run else [{**need.as_dict(), "plan": str(stored.id)} for need in may]
+        plan, open_now = self._on_record(run, may, dry_run=dry_run)
+        self.conclude(run, chosen(needs, cure, open_now), needs_ledger=False)
+        for need, item in zip(may, plan, strict=True):
+            said = f"{need.arm} {need.table}: score {need.score:.1f}, about {item['predicted_s']:g} s: {need.because}"
+            self.log.info("%s%s", said, f"; but {need.in_vain}" if need.in_vain else "")
+        return [] if dry_run else plan
+
+    def _on_record(self, run: Run, needs: list[Need], *, dry_run: bool) -> tuple[list[dict[str, Any]], list[str]]:
+        """The items of the stored plan, with the seconds that the ledger has taught; tables with an open finding."""
+        from dataclasses import asdict
+
+        from upkeep.postgres.rate import UNKNOWN_RATE, Rate, learned
+
+        def items(rate: Rate) -> list[dict[str, Any]]:
+            return [{**need.as_dict(), "rate": asdict(rate), "predicted_s": rate.seconds(need)} for need in needs]
+
+        try:
+            with self.ledger() as ledger:
+                planned = items(learned(ledger, run.platform))
+                stored = ledger.plan(run, "postgres", planned, dry_run=dry_run)
+                open_now = ledger.rows(
+                    "select object from findings"
+                    " where platform = %s and check_name = 'postgres_vacuum' and state = 'open'",
+                    [run.platform],
+                )
+        except (LedgerError, SettingsError) as away:
+            self.log.error("without a stored plan, and by no experience: %s", away)
+            return items(UNKNOWN_RATE), []
+        return [{**item, "plan": str(stored.id)} for item in planned], [row["object"] for row in open_now]
 
 
 class VacuumTableOperator(PostgresOperator):
@@ -129,28 +151,39 @@ class VacuumTableOperator(PostgresOperator):
 
     def act(self, context: Context, run: Run) -> dict[str, Any]:
         from upkeep.ledger import Plan
-        from upkeep.postgres import vacuum
+        from upkeep.postgres.rate import Rate
+        from upkeep.postgres.vacuum import care
         from upkeep.postgres.wording import cared
 
         need = dict(self.need)
         plan = Plan(UUID(need["plan"]), (), "", False) if need.get("plan") else None
         facts = need.get("facts", {})
         before = {key: facts[key] for key in ("dead_rows", "transactions_unfrozen", "bytes") if key in facts}
-        before |= {key: need[key] for key in ("arm", "score", "because") if key in need}
-        with (
-            self.ledger() as ledger,
-            ledger.action(run, "postgres", "vacuum", need["table"], plan=plan, before=before) as action,
-        ):
-            result = vacuum.care(
+        before |= {key: need[key] for key in ("arm", "score", "because", "predicted_s") if key in need}
+        ends = self.ends(context, self.window)
+        with self.action(run, "postgres", "vacuum", need["table"], plan=plan, before=before) as action:
+            result = care(
                 self.conninfo(),
                 need["schema"],
                 need["name"],
                 self.section.vacuum,
-                may_go=lambda: "",
-                ends=self.ends(context, self.window),
+                brake=lambda connection: self.brake(connection, ends),
+                ends=ends,
+                rate=Rate(**need.get("rate", {})),
             )
             action.after = {**result.get("after", {}), **{k: v for k, v in result.items() if k not in ("after",)}}
             if result["state"] != "done":
                 action.skip(f"{result['state']}: {result['reason']}")
-        self.conclude(run, [cared(need["table"], result)])
+        self.conclude(run, [cared(need["table"], result)], needs_ledger=False)
         return {key: result[key] for key in ("state", "reason", "arm", "seconds") if key in result}
+
+
+class FinishVacuumOperator(PostgresOperator):
+    """Once after all tables: bring the database's own transaction ages up to date (PostgreSQL 16 and newer)."""
+
+    def act(self, context: Context, run: Run) -> bool:
+        from upkeep.postgres.vacuum import finish
+
+        if reason := self.unusable(context, "postgres"):
+            raise AirflowSkipException(f"the database cannot be used: {reason}")
+        return finish(self.conninfo(), self.section.vacuum)

@@ -1,39 +1,48 @@
 """
-VACUUM and ANALYZE, chosen by need and done table by table.
+VACUUM and ANALYZE of one table: whether it still needs it, whether it may be now, the deed, and what came of it.
 
-Need is the score by which PostgreSQL 19 orders autovacuum's work, computed in SQL so that it is the same on every
-version: the largest ratio of dead, inserted or changed rows, or of age, to autovacuum's own threshold.
+Locks    ShareUpdateExclusive on that table: reads and writes go on; DDL and other maintenance are skipped for, not
+         waited for.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import psycopg
 from psycopg import sql
 
-from upkeep.errors import SettingsError
+from upkeep.health.postgres_server import span
 from upkeep.platforms.services import Vacuum
-from upkeep.postgres.session import Connection, connect, query, statement_timeout
+from upkeep.postgres.brake import Go
+from upkeep.postgres.needs import Need, tables_in_need
+from upkeep.postgres.rate import UNKNOWN_RATE, Rate
+from upkeep.postgres.session import Connection, connect, exclusive, query, statement_timeout
+from upkeep.postgres.snapshots import old_snapshot
 
-Arm = Literal["freeze", "vacuum", "analyze"]
+log = logging.getLogger(__name__)
 
-FREEZE_FROM = 0.6
-"""Share of autovacuum_freeze_max_age from which a table is frozen here, in the window and with its manners, before
-autovacuum does it at any hour and yields to nobody."""
+State = Literal["done", "not needed", "locked", "refused", "gone", "cancelled", "stopped", "in vain", "unconfirmed"]
 
-OLD_SNAPSHOT = timedelta(minutes=5)
-OLD_SNAPSHOT_TRANSACTIONS = 1_000_000
-"""From here on whoever holds the oldest snapshot is named: sessions by time; slots by transactions."""
+RESTART_S = 30.0
+"""A server that restarts is waited for this long, once per table."""
 
-CHOOSE_S = 60
-"""For the choosing query; 10,000 tables take well below a second."""
+BUFFER_USAGE = "4MB"
+"""Of shared buffers for one VACUUM, from PostgreSQL 16 on. 16's own 256 kB flushes WAL far more often; more than a
+few megabytes evict what the application reads."""
+
+MOST_WORKERS = 2
+"""Parallel workers for large indexes; the server's max_parallel_maintenance_workers caps them as well."""
+
+WRAPAROUND = timedelta(days=1)
+"""Near wraparound a VACUUM is not cut short by the usual time-out."""
 
 
 def gentle(conninfo: str, settings: Vacuum) -> AbstractContextManager[Connection]:
@@ -45,130 +54,9 @@ def gentle(conninfo: str, settings: Vacuum) -> AbstractContextManager[Connection
     return connect(conninfo, lock_timeout=settings.lock_timeout, settings=throttle)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Need:
-    """One table that VACUUM or ANALYZE would do good."""
-
-    table: str
-    """``schema.name``, for people."""
-
-    schema: str
-    name: str
-    arm: Arm
-    """``freeze`` wards off wraparound and goes first; ``vacuum`` includes ANALYZE; ``analyze`` is that alone."""
-
-    score: float
-    """1 is where autovacuum would begin."""
-
-    because: str
-    """The part of the score that is largest, with its numbers."""
-
-    allowed: bool
-    """Whether this role may."""
-
-    owner: str
-    failsafe: bool
-    """So near to wraparound that nothing but freezing counts."""
-
-    facts: Mapping[str, Any]
-    """Parts of the score, rows, bytes, and when it was last cared for (ISO 8601, UTC)."""
-
-    held_by: str = ""
-    """Who holds a snapshot so old that dead rows may stay whatever we do; empty when nobody."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON values only, as XCom and the ledger's plan want them."""
-        return asdict(self)
-
-
-def tables_in_need(connection: Connection, settings: Vacuum, *, only: tuple[str, str] | None = None) -> list[Need]:
-    """
-    The neediest tables, freeze before all, at most ``settings.most_tables``; what is being vacuumed now is left out.
-
-    :param only: ``(schema, name)``, to ask about one table.
-    :raises SettingsError: the server is a standby, where nothing can be vacuumed, or older than PostgreSQL 13.
-    """
-    if connection.info.server_version < 130000:
-        raise SettingsError(
-            f"PostgreSQL {connection.info.server_version // 10000} is older than 13",
-            hint="upgrade it: its last minor release was years ago.",
-        )
-    with statement_timeout(connection, timedelta(seconds=CHOOSE_S)):
-        standby = connection.execute("select pg_is_in_recovery() as yes").fetchone()
-        if standby and standby["yes"]:
-            raise SettingsError(
-                "this server is a standby; VACUUM and ANALYZE run on the primary",
-                hint="let the connection name the primary, or several hosts with `target_session_attrs=read-write`.",
-            )
-        schema, name = only or (None, None)
-        rows = connection.execute(
-            query("tables_in_need"),
-            {
-                "least_score": settings.least_score,
-                "freeze_from": FREEZE_FROM,
-                "most_tables": settings.most_tables,
-                "schema": schema,
-                "name": name,
-            },
-        ).fetchall()
-        holder = old_snapshot(connection) if rows else ""
-    return [_need(row, holder) for row in rows]
-
-
-_PARTS = {
-    "dead_score": "{dead_rows:,} dead rows",
-    "insert_score": "{inserted_rows:,} rows inserted since the last VACUUM",
-    "analyze_score": "{changed_rows:,} rows changed since the last ANALYZE",
-    "xid_score": "{transactions_unfrozen:,} transactions not frozen",
-    "mxid_score": "{multixacts_unfrozen:,} multixacts not frozen",
-}
-_LAST = ("last_vacuum", "last_autovacuum", "last_analyze", "last_autoanalyze")
-
-
-def _need(row: Mapping[str, Any], holder: str) -> Need:
-    parts = [part for part in _PARTS if row["arm"] != "freeze" or part.endswith("xid_score")]
-    largest = max(parts, key=lambda part: float(row[part]))
-    apart = {"schema", "name", "arm", "score", "allowed", "owner", "failsafe", *_PARTS, *_LAST}
-    facts = {
-        **{part: round(float(row[part]), 3) for part in _PARTS},
-        **{key: value for key, value in row.items() if key not in apart},
-        **{last: row[last].astimezone(UTC).isoformat() if row[last] else None for last in _LAST},
-    }
-    return Need(
-        table=f"{row['schema']}.{row['name']}",
-        schema=row["schema"],
-        name=row["name"],
-        arm=row["arm"],
-        score=round(float(row["score"]), 3),
-        because=f"{_PARTS[largest].format(**row)} ({row[largest]:.1f} × autovacuum's threshold)",
-        allowed=row["allowed"],
-        owner=row["owner"],
-        failsafe=row["failsafe"],
-        facts=facts,
-        held_by=holder,
-    )
-
-
-def old_snapshot(
-    connection: Connection,
-    older_than: timedelta = OLD_SNAPSHOT,
-    transactions: int = OLD_SNAPSHOT_TRANSACTIONS,
-) -> str:
-    """Who keeps dead rows from being removed, if that goes on for long: ``session app (pid 4711), …, for 12 min``."""
-    row = connection.execute(query("oldest_xmin")).fetchone()
-    if row is None:
-        return ""
-    held = datetime.now(UTC) - row["since"] if row["since"] else None
-    if held < older_than if held is not None else row["transactions"] < transactions:
-        return ""
-    pid = f" (pid {row['pid']})" if row["pid"] else ""
-    since = f", for {held.total_seconds() / 60:.0f} min" if held is not None else ""
-    return f"{row['kind']} {row['name'] or 'without a name'}{pid}, {row['transactions']:,} transactions behind{since}"
-
-
-# -- one table -----------------------------------------------------------------------------------------
-
-State = Literal["done", "not needed", "locked", "refused", "gone", "cancelled", "stopped", "unconfirmed"]
+def unbraked(connection: Connection) -> Go:
+    """For those who have no brake to ask."""
+    return lambda: ""
 
 
 def care(
@@ -177,41 +65,131 @@ def care(
     name: str,
     settings: Vacuum,
     *,
-    may_go: Callable[[], str] = lambda: "",
+    brake: Callable[[Connection], Go] = unbraked,
     ends: datetime | None = None,
+    rate: Rate = UNKNOWN_RATE,
+    old: timedelta | None = None,
 ) -> dict[str, Any]:
     """
-    VACUUM or ANALYZE one table, if it (still) needs it.
+    VACUUM or ANALYZE one table, if it (still) needs it. A server restart in the middle is survived.
 
-    :param may_go: asked right before the work; ``""`` lets it begin, anything else is the reason why it must not.
-    :param ends: when the window closes: nothing is begun then, and what runs is cancelled. Wraparound does not wait
-        for windows, so freezing goes on.
-    :returns: ``state`` with its ``reason``; ``arm``, ``statement``, ``seconds``; ``before`` and ``after`` with
+    :param brake: asked right before the work; it waits itself. Near wraparound nobody is asked.
+    :param ends: when the window closes: what would not be through by then is not begun, and what runs is cancelled.
+        Wraparound does not wait for windows, so freezing goes on.
+    :param rate: for predicting whether it will be through in time.
+    :param old: from which age on a snapshot that others hold makes VACUUM pointless; see ``tables_in_need``.
+    :returns: ``state`` with its ``reason``; ``arm``, ``statement``, ``seconds``, ``predicted_s``, ``work_bytes``;
+        ``before`` and ``after`` with
         ``dead_rows, live_rows, transactions_unfrozen, multixacts_unfrozen, bytes``; ``wal_bytes`` of the whole server
         meanwhile; ``in_vain`` when most dead rows stayed, and ``held_by`` whom; for ``refused`` the missing ``grant``.
-    :raises psycopg.OperationalError: the server cannot be reached, or went away.
+    :raises psycopg.OperationalError: the server cannot be reached, or went away and stayed away.
+    """
+
+    def attempt() -> dict[str, Any]:
+        with gentle(conninfo, settings) as connection, exclusive(connection, f"vacuum {schema}.{name}") as mine:
+            if not mine:
+                return {"state": "locked", "reason": "another run is at work on it"}
+            return _care(connection, schema, name, settings, brake(connection), ends, rate, old)
+
+    try:
+        return attempt()
+    except psycopg.OperationalError as lost:
+        said = " ".join(str(lost).split())
+        log.warning("the server went away: %s; waiting for it up to %.0f s", said, RESTART_S)
+        if not _answers_within(conninfo, RESTART_S):
+            raise
+        return {**attempt(), "interrupted": said}
+
+
+def _answers_within(conninfo: str, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(psycopg.OperationalError), connect(conninfo):
+            return True
+        time.sleep(0.5)
+    return False
+
+
+def _care(
+    connection: Connection,
+    schema: str,
+    name: str,
+    settings: Vacuum,
+    go: Go,
+    ends: datetime | None,
+    rate: Rate,
+    old: timedelta | None,
+) -> dict[str, Any]:
+    need = _needed(connection, schema, name, settings, old)
+    if need is None:
+        return _NOT_NEEDED
+    if not need.allowed:
+        return {**_found(need, rate), **_refused(connection, need)}
+    if not need.failsafe:
+        asked = time.monotonic()
+        if stop := go():
+            return {**_found(need, rate), "state": "stopped", "reason": stop}
+        if time.monotonic() - asked > 1:
+            # It waited; meanwhile autovacuum may have been there.
+            need = _needed(connection, schema, name, settings, old)
+            if need is None:
+                return _NOT_NEEDED
+    found = _found(need, rate)
+    if need.in_vain:
+        if max(need.facts[part] for part in _STATISTICS) < settings.least_score:
+            return {**found, "state": "in vain", "reason": need.in_vain}
+        # Learning would take an ANALYZE for a fast VACUUM.
+        need, found["work_bytes"] = replace(need, arm="analyze"), None
+    most = WRAPAROUND if need.failsafe else settings.statement_timeout
+    if ends and need.arm != "freeze":
+        left = (ends - datetime.now(UTC)).total_seconds()
+        if left <= 0:
+            return {**found, "state": "stopped", "reason": "the maintenance window is over"}
+        if found["predicted_s"] > left:
+            reason = f"it would take about {span(found['predicted_s'])}, and the window ends in {span(left)}"
+            return {**found, "state": "stopped", "reason": reason}
+        most = min(most, timedelta(seconds=left))
+    before = _state(connection, schema, name)
+    if before is None:
+        return {**found, **_GONE}
+    return {**found, "arm": need.arm, **_do(connection, need, before, most)}
+
+
+_STATISTICS = ("analyze_score", "root_score", "missing_score")
+_NOT_NEEDED = {"state": "not needed", "reason": "it was cared for meanwhile, or autovacuum is at it now"}
+_GONE = {"state": "gone", "reason": "the table was dropped meanwhile"}
+
+
+def _needed(connection: Connection, schema: str, name: str, settings: Vacuum, old: timedelta | None) -> Need | None:
+    return next(iter(tables_in_need(connection, settings, only=(schema, name), old=old)), None)
+
+
+def _found(need: Need, rate: Rate) -> dict[str, Any]:
+    return {
+        "arm": need.arm,
+        "because": need.because,
+        "held_by": need.held_by,
+        "work_bytes": need.work_bytes,
+        "predicted_s": rate.seconds(need),
+        "failsafe": need.failsafe,
+    }
+
+
+def finish(conninfo: str, settings: Vacuum) -> bool:
+    """
+    What VACUUM would otherwise do after each table, once after all: bring the database's own ages up to date.
+
+    :returns: False before PostgreSQL 16, where each VACUUM has done it.
     """
     with gentle(conninfo, settings) as connection:
-        needs = tables_in_need(connection, settings, only=(schema, name))
-        if not needs:
-            return {"state": "not needed", "reason": "it was cared for meanwhile, or autovacuum is at it now"}
-        need = needs[0]
-        found: dict[str, Any] = {"arm": need.arm, "because": need.because, "held_by": need.held_by}
-        if not need.allowed:
-            return {**found, **_refused(connection, need)}
-        left = (ends - datetime.now(UTC)) if ends and need.arm != "freeze" else settings.statement_timeout
-        stop = may_go() or ("the maintenance window is over" if left <= timedelta(0) else "")
-        if stop:
-            return {**found, "state": "stopped", "reason": stop}
-        before = _state(connection, schema, name)
-        if before is None:
-            return {**found, "state": "gone", "reason": "the table was dropped meanwhile"}
-        return {**found, **_do(connection, need, before, settings, min(left, settings.statement_timeout))}
+        if connection.info.server_version < 160000:
+            return False
+        with statement_timeout(connection, settings.statement_timeout):
+            connection.execute("vacuum (only_database_stats)")
+    return True
 
 
-def _do(
-    connection: Connection, need: Need, before: Mapping[str, Any], settings: Vacuum, most: timedelta
-) -> dict[str, Any]:
+def _do(connection: Connection, need: Need, before: Mapping[str, Any], most: timedelta) -> dict[str, Any]:
     statement = compose(need, connection.info.server_version)
     warnings: list[tuple[str, str]] = []
 
@@ -239,7 +217,7 @@ def _do(
     except psycopg.errors.InsufficientPrivilege:
         return {**done, **_refused(connection, need)}
     except psycopg.errors.UndefinedTable:
-        return {**done, "state": "gone", "reason": "the table was dropped meanwhile"}
+        return {**done, **_GONE}
     except psycopg.Error:
         raise
     except BaseException:
@@ -255,13 +233,13 @@ def _do(
         if sqlstate == "55P03":
             return {**done, **_locked(connection, need)}
         if sqlstate == "42P01":
-            return {**done, "state": "gone", "reason": "the table was dropped meanwhile"}
+            return {**done, **_GONE}
         if "permission denied" in said or "only table or database owner" in said:
             return {**done, **_refused(connection, need)}
     after = _state_after(connection, need, before)
     if after is None:
-        return {**done, "state": "gone", "reason": "the table was dropped meanwhile"}
-    if after[_counter(need)] <= before[_counter(need)]:
+        return {**done, **_GONE}
+    if after[_counter(need)] <= before[_counter(need)] and _counted(connection, need):
         # A warning in another language, or statistics switched off: nobody knows, and that is not "done".
         reason = "; ".join(said for _, said in warnings) or "the server has not counted it"
         return {**done, "state": "unconfirmed", "reason": reason}
@@ -270,7 +248,7 @@ def _do(
     ).fetchone()
     in_vain = _in_vain(need, before, after)
     if in_vain and not need.held_by:
-        done["held_by"] = old_snapshot(connection, timedelta(0), 0)
+        done["held_by"] = str(old_snapshot(connection, timedelta(0), 0) or "")
     return {
         **done,
         "state": "done",
@@ -282,15 +260,24 @@ def _do(
 
 
 def _in_vain(need: Need, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
-    """Whether half of what was dead, and no trifle, still is."""
-    return bool(need.arm != "analyze" and before["dead_rows"] >= 1000 and after["dead_rows"] > before["dead_rows"] / 2)
+    """Whether half of what was dead, and no trifle, still is; or whether freezing has not made the table younger."""
+    least = {"dead_rows": 1000}
+    if need.arm == "freeze":
+        least |= {"transactions_unfrozen": 10_000, "multixacts_unfrozen": 10_000}
+    return need.arm != "analyze" and any(
+        before[what] >= trifle and after[what] > before[what] / 2 for what, trifle in least.items()
+    )
 
 
 def compose(need: Need, version: int) -> sql.Composed:
     """The statement for one table on a server of ``version`` (as 170010)."""
     table = sql.Identifier(need.schema, need.name)
+    modern = version >= 160000
     if need.arm == "analyze":
-        return sql.SQL("analyze (skip_locked) {}").format(table)
+        options = ["skip_locked"]
+        # From 18 on ANALYZE of a parent would go through its partitions, which are cared for by their own need.
+        only = sql.SQL("only " if need.kind == "partitioned table" and version >= 180000 else "")
+        return sql.SQL("analyze ({}) {}{}").format(sql.SQL(", ".join(options)), only, table)
     # Truncating takes an AccessExclusive lock, which standbys replay: their readers would wait or be cancelled.
     options = ["skip_locked", "truncate false"]
     if need.arm == "freeze":
@@ -299,9 +286,11 @@ def compose(need: Need, version: int) -> sql.Composed:
         options.append("index_cleanup off")
     else:
         options.insert(0, "analyze")
-    if version >= 160000:
-        # One pass over pg_class per table would make many tables quadratic.
-        options.append("skip_database_stats")
+        options.append(f"parallel {min(MOST_WORKERS, max(0, need.facts.get('large_indexes', 0) - 1))}")
+    if modern:
+        # Near wraparound all of shared buffers may be used. And one pass over pg_class per table would make many
+        # tables quadratic: `finish` does that once.
+        options += [f"buffer_usage_limit {0 if need.failsafe else repr(BUFFER_USAGE)}", "skip_database_stats"]
     return sql.SQL("vacuum ({}) {}").format(sql.SQL(", ".join(options)), table)
 
 
@@ -339,7 +328,7 @@ def _state(connection: Connection, schema: str, name: str) -> dict[str, Any] | N
 
 def _state_after(connection: Connection, need: Need, before: Mapping[str, Any]) -> dict[str, Any] | None:
     """Before 15 the statistics arrive up to half a second after the deed."""
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + (2 if _counted(connection, need) else 0)
     while (after := _state(connection, need.schema, need.name)) and after[_counter(need)] <= before[_counter(need)]:
         if time.monotonic() > deadline:
             break
@@ -349,6 +338,11 @@ def _state_after(connection: Connection, need: Need, before: Mapping[str, Any]) 
 
 def _counter(need: Need) -> str:
     return "analyzes" if need.arm == "analyze" else "vacuums"
+
+
+def _counted(connection: Connection, need: Need) -> bool:
+    """Whether the server counts it: before 14 it did not for the parents of partitions."""
+    return need.kind != "partitioned table" or connection.info.server_version >= 140000
 
 
 def _shown(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from upkeep.findings import Finding, Outcome, Severity, judged, ok
-from upkeep.postgres.vacuum import Need
+from upkeep.postgres.needs import Need
 
 NEED = "postgres_vacuum_need"
 RIGHTS = "postgres_vacuum_rights"
@@ -80,9 +80,16 @@ def _finding(table: str, result: Mapping[str, Any]) -> Finding | None:
     elif state == "unconfirmed":
         summary = f"nobody knows whether it was done: {reason}"
         hint = "look at pg_stat_all_tables, and at the server's log of that minute; `track_counts` should be on."
+    elif state == "in vain":
+        summary = f"not vacuumed: {reason}"
+        hint = "end that transaction, or drop the slot if nothing reads it; the table bloats until then."
     elif state == "stopped":
         summary, severity = f"not begun: {reason}", Severity.P4
         hint = "it is among the neediest tables of the next run."
+    elif state == "done" and result["in_vain"] and result["arm"] == "freeze":
+        left, severity = result["after"]["transactions_unfrozen"], Severity.P1 if result["failsafe"] else Severity.P2
+        summary = f"freezing left {left:,} transactions unfrozen: {result['held_by'] or 'no old snapshot in sight'}"
+        hint = "end that transaction, or drop the slot if nothing reads it: this is the way to wraparound."
     elif state == "done" and result["in_vain"]:
         before, after = result["before"]["dead_rows"], result["after"]["dead_rows"]
         summary = f"VACUUM left {after:,} of {before:,} dead rows: {result['held_by'] or 'no old snapshot in sight'}"
