@@ -1,7 +1,8 @@
 -- The leaves of a partitioned table.
 --
--- Returns   one row per leaf: oid, schema, name, and whether it hangs directly below the table, is partitioned by
---           range of the key alone, being detached (pending), and the upper bound as text (null: none, or no range)
+-- Returns   one row per leaf: oid, schema, name; whether it hangs directly below the table, its detaching was
+--           interrupted (pending), its parent is partitioned by range of the key alone and has no default partition,
+--           beside which nothing is detached concurrently (by_key); bound, and upper bound (null: none, or no range)
 -- Params    oid         of the partitioned table
 --           key_column  by whose age rows expire
 -- Locks     none beyond a normal read
@@ -21,12 +22,13 @@ select
     coalesce(i.inhparent = %(oid)s::oid, false) as direct,
     coalesce(to_jsonb(i) ->> 'inhdetachpending' = 'true', false) as pending,
     coalesce(
-        p.partstrat = 'r' and p.partnatts = 1
+        p.partstrat = 'r' and p.partnatts = 1 and p.partdefid = 0
         and exists (
             select from pg_attribute as a
             where a.attrelid = i.inhparent and a.attnum = p.partattrs[0] and a.attname = %(key_column)s
         ), false
     ) as by_key,
+    pg_get_expr(c.relpartbound, c.oid) as bound,
     substring(pg_get_expr(c.relpartbound, c.oid) from 'TO \(''([^'']*)''\)$') as upper_bound
 from family
 join pg_class as c on c.oid = family.oid

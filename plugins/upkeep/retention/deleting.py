@@ -112,7 +112,7 @@ def delete(
     go: Callable[[], str] = lambda: "",
     ends: datetime | None = None,
     archive: Archive | None = None,
-    tidy: Callable[[], None] = lambda: None,
+    tidy: Callable[[], object] = lambda: None,
 ) -> Result:
     """
     Delete the rows of ``item`` that may go, or those that are left of them.
@@ -162,7 +162,7 @@ class _Work:
         go: Callable[[], str],
         ends: datetime | None,
         archive: Archive | None,
-        tidy: Callable[[], None],
+        tidy: Callable[[], object],
     ) -> None:
         self.item, self.plan = item, plan
         self.record, self.go, self.ends, self.archive, self.tidy = record, go, ends, archive, tidy

@@ -57,7 +57,10 @@ class Item:
     """``drop``: a whole expired partition, detached first."""
 
     parent: str = ""
-    """Of a partition that is dropped: ``schema.name``."""
+    """Of a partition that is dropped: ``schema.name``, quoted where need be."""
+
+    bound: str = ""
+    """Of a partition that is dropped, in SQL, so that it can be attached again."""
 
     due: int = 0
     """Rows that may go: expired, meeting ``only``, not held, not referred to by rows that stay."""

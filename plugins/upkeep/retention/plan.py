@@ -10,14 +10,19 @@ from typing import Any
 from psycopg import sql
 
 from upkeep.errors import SettingsError
+from upkeep.plan import Asked, Planned, Slot
 from upkeep.platforms.database import Retention, Table
-from upkeep.postgres.session import Connection
+from upkeep.postgres.session import Connection, connect
 from upkeep.retention import statements
+from upkeep.retention.cap import judge
 from upkeep.retention.items import Item, Reference
 from upkeep.settings import ROOT
 
 COUNTED_EXACTLY = 20_000_000
 """A table with more rows is compared with the statistics' estimate of its size."""
+
+COUNT = timedelta(minutes=15)
+"""For each count."""
 
 _TIMES = ("timestamp with time zone", "timestamp without time zone", "date")
 
@@ -72,11 +77,15 @@ def _of(connection: Connection, row: Mapping[str, Any], rule: Retention, now: da
     leaves = connection.execute(question("partitions"), {"oid": row["oid"], "key_column": rule.column}).fetchall()
     for leaf in leaves:
         item = _item(connection, row, leaf, rule, now)
-        if rule.drop_partitions and leaf["by_key"] and leaf["direct"] and _before(connection, leaf, cut_off):
-            item.act, item.parent = "drop", f"{row['schema']}.{row['name']}"
+        whole = leaf["by_key"] and leaf["direct"] and _before(connection, leaf, cut_off)
+        if rule.drop_partitions and whole and connection.info.server_version >= 140000:
+            item.act, item.bound = "drop", leaf["bound"]
+            item.parent = sql.Identifier(row["schema"], row["name"]).as_string(connection)
         elif leaf["pending"]:
             item.refused = "its DETACH PARTITION CONCURRENTLY was interrupted"
-            item.hint = f"alter table {row['schema']}.{row['name']} detach partition {item.table} finalize;"
+            item.hint = (
+                f"as its owner: alter table {row['schema']}.{row['name']} detach partition {item.table} finalize;"
+            )
         made.append(item)
     return made
 
@@ -133,7 +142,8 @@ def _children_first(items: Sequence[Item]) -> list[Item]:
     by_rule: dict[str, list[Item]] = {}
     for item in items:
         by_rule.setdefault(item.rule, []).append(item)
-    names = {item.table: item.rule for item in items} | {item.parent: item.rule for item in items if item.parent}
+    names = {item.table: item.rule for item in items} | {item.rule: item.rule for item in items}
+    names |= {f"{item.schema}.{item.rule}": item.rule for item in items if "." not in item.rule}
     before: dict[str, set[str]] = {rule: set() for rule in by_rule}
     for item in items:
         before[item.rule] |= {names[ref.table] for ref in item.references if ref.table in names} - {item.rule}
@@ -163,6 +173,9 @@ def _count(connection: Connection, item: Item, others: Mapping[tuple[str, str], 
     nulls = sql.SQL("select count(*) as n from {} where {} is null")
     item.without_key = _number(connection, nulls.format(statements.table(item), statements.key(item)))
     item.bytes = round(size["bytes"] * item.due / item.rows) if item.rows else 0
+    if item.act == "drop" and item.due < item.rows:
+        item.act = "delete"
+        item.notes.append(f"not dropped as a whole: {item.rows - item.due:,} of its rows stay")
 
 
 def _number(connection: Connection, counting: sql.Composed) -> int:
@@ -178,5 +191,46 @@ def stays(connection: Connection, item: Item) -> Mapping[str, Any]:
     return row
 
 
-COUNT_S = timedelta(minutes=15)
-"""For each count."""
+def recount(connection: Connection, items: Sequence[Item]) -> None:
+    """Hold a plan that a person approved against what is due by it now: more than that was not approved."""
+    counted: dict[tuple[str, str], Item] = {}
+    for item in items:
+        if not item.refused:
+            now = connection.execute(statements.look(item, counted), {"cut_off": item.cut_off}).fetchone()
+            assert now is not None
+            if now["due"] > item.due:
+                item.refused = f"{now['due']:,} rows are due by the approved plan, approved were {item.due:,}"
+                item.hint = "run it as a dry run and look at the new plan."
+        counted[item.schema, item.name] = item
+
+
+def coming(asked: Asked) -> list[Planned]:
+    """What the next monthly window would delete, table by table; see ``upkeep.plan``."""
+    windows, section = asked.windows("monthly"), asked.platform.postgres
+    if not windows or section is None or not any(table.retention for table in section.tables):
+        return []
+    slot = windows[0]
+    with connect(asked.maintenance, statement_timeout=COUNT, settings={"TimeZone": "UTC"}) as connection:
+        items = make(connection, section.tables, now=slot.starts)
+    if asked.ledger is not None:
+        judge(items, section.deletion, asked.ledger, asked.platform.name, slot.starts)
+    return [_planned(slot, item) for item in items if item.due or item.refused]
+
+
+def _planned(slot: Slot, item: Item) -> Planned:
+    because = f"{item.due:,} of {item.rows:,} rows are older than {item.cut_off[:10]}"
+    because += f"; {item.held:,} are held" if item.held else ""
+    because += f"; {item.referenced:,} stay because others refer to them" if item.referenced else ""
+    locks = "RowExclusive, and the rows themselves for a moment; reads and writes go on"
+    if item.act == "drop":
+        locks = "ShareUpdateExclusive on the parent to detach; nobody uses the partition when it is dropped"
+    return Planned(
+        slot=slot,
+        object=item.table,
+        act="DETACH PARTITION CONCURRENTLY, DROP" if item.act == "drop" else "DELETE in small transactions",
+        seconds=item.seconds,
+        bytes=item.bytes,
+        locks=locks,
+        because=("archived first; " if item.archive else "") + because,
+        left_out=item.refused or (f"a person must say yes: {item.beyond}" if item.beyond else ""),
+    )

@@ -1,0 +1,160 @@
+"""
+Dropping a whole expired partition: detached concurrently, so that nobody waits, archived where the rule says so.
+
+Each step leaves the partition in a state from which the next attempt goes on: attached, half detached, detached, gone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+from psycopg import sql
+
+from upkeep.postgres.session import Connection, statement_timeout
+from upkeep.retention import progress as progress_of
+from upkeep.retention import statements
+from upkeep.retention.archive import Archive
+from upkeep.retention.deleting import Record, Result, session
+from upkeep.retention.items import Item
+
+DETACH = timedelta(minutes=10)
+"""Detaching waits for every transaction that uses the parent; it blocks nobody meanwhile."""
+
+
+def drop(
+    conninfo: str,
+    item: Item,
+    *,
+    plan: str,
+    record: Record,
+    go: Callable[[], str] = lambda: "",
+    ends: datetime | None = None,
+    archive: Archive | None = None,
+) -> Result:
+    """
+    Drop the partition ``item``, all of whose rows may go; whatever speaks against it leaves it as it is.
+
+    :param conninfo: as the owner role.
+    """
+    if item.archive and archive is None:
+        raise ValueError(f"{item.table}: its rule wants an archive")
+    began, result = time.monotonic(), Result()
+    with session(conninfo) as connection, statement_timeout(connection, _most(ends)):
+        record(connection)
+        progress = progress_of.start(connection, item, plan)
+        result.deleted = progress.deleted
+        if not progress.deleted:
+            if reason := go():
+                result.state, result.reason = "stopped", reason
+            else:
+                _step_by_step(connection, item, progress, archive if item.archive else None, result)
+        record(connection)
+    result.seconds = round(time.monotonic() - began, 3)
+    return result
+
+
+def _most(ends: datetime | None) -> timedelta:
+    left = ends - datetime.now(UTC) if ends else DETACH
+    return max(timedelta(seconds=1), min(left, DETACH))
+
+
+def _step_by_step(
+    connection: Connection, item: Item, progress: progress_of.Progress, archive: Archive | None, result: Result
+) -> None:
+    try:
+        state = _attachment(connection, item)
+        if state == "attached":
+            if stays := _stays(connection, item):
+                result.state, result.reason = "stopped", stays
+                return
+            _detach(connection, item, "concurrently")
+        elif state == "pending":
+            _detach(connection, item, "finalize")
+        result.archives = _drop(connection, item, progress, archive)
+        result.deleted = progress.deleted
+    except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable) as late:
+        result.state, result.reason = "stopped", f"somebody uses it: {' '.join(str(late).split())}"
+    except _Stays as stays_now:
+        # Changed between the look and the detaching: back to where it was.
+        connection.execute(
+            sql.SQL("alter table {} attach partition {} {}").format(
+                sql.SQL(item.parent), statements.table(item), sql.SQL(item.bound)
+            )
+        )
+        result.state, result.reason = "stopped", str(stays_now)
+
+
+class _Stays(Exception):
+    """Rows that may not go."""
+
+
+def _attachment(connection: Connection, item: Item) -> str:
+    row = connection.execute(
+        "select to_jsonb(i) ->> 'inhdetachpending' as pending from pg_class as c"
+        " left join pg_inherits as i on i.inhrelid = c.oid where c.oid = to_regclass(%s)",
+        [statements.table(item).as_string(connection)],
+    ).fetchone()
+    if row is None:
+        return "gone"
+    return {"true": "pending", "false": "attached"}.get(row["pending"], "detached")
+
+
+def _detach(connection: Connection, item: Item, how: str) -> None:
+    connection.execute(
+        sql.SQL("alter table {} detach partition {} {}").format(
+            sql.SQL(item.parent), statements.table(item), sql.SQL(how)
+        )
+    )
+
+
+def _stays(connection: Connection, item: Item) -> str:
+    counting = sql.SQL("select count(*) as n from {} where ({}) is not true")
+    row = connection.execute(
+        counting.format(statements.table(item), statements.may_go(item)), {"cut_off": item.cut_off}
+    ).fetchone()
+    return f"{row['n']:,} of its rows stay" if row and row["n"] else ""
+
+
+def _drop(connection: Connection, item: Item, progress: progress_of.Progress, archive: Archive | None) -> int:
+    """Archive, then drop and write down in one transaction; how many archives."""
+    if _attachment(connection, item) == "gone":
+        return 0
+    copied, segments = 0, 0
+    if archive is not None:
+        while (segment := archive.write(connection, item, progress)) is not None:
+            copied += len(segment.tids)
+            segments += 1
+            progress.after_key, progress.after_tid = segment.last_key, segment.last_tid
+            progress.segments = segments
+            if segment.tids:
+                archive.finish(segment, ())
+    with connection.transaction():
+        connection.execute(sql.SQL("lock table {} in access exclusive mode").format(statements.table(item)))
+        if stays := _stays(connection, item):
+            raise _Stays(stays)
+        count = connection.execute(
+            sql.SQL(
+                "insert into upkeep.deletions (relation, plan, cut_off, key_column, condition, from_key, to_key, rows,"
+                " ids, archive) select %(relation)s, %(plan)s, %(cut_off)s::timestamptz, %(column)s, %(condition)s,"
+                " coalesce(min({key})::text, ''), coalesce(max({key})::text, ''), count(*), sum({identity}::numeric),"
+                " %(archive)s from {table} returning rows"
+            ).format(key=statements.key(item), identity=statements.identity(item), table=statements.table(item)),
+            {
+                "relation": item.table,
+                "plan": progress.plan,
+                "cut_off": item.cut_off,
+                "column": item.column,
+                "condition": statements.condition(item),
+                "archive": f"{archive.prefix}{item.table}/{progress.plan[:16]}/" if archive else None,
+            },
+        ).fetchone()
+        assert count is not None
+        if archive is not None and count["rows"] != copied:
+            raise _Stays(f"{copied:,} rows were archived and {count['rows']:,} are there")
+        connection.execute(sql.SQL("drop table {}").format(statements.table(item)))
+        progress.deleted, progress.batches = count["rows"], 1
+        progress_of.write(connection, progress)
+    return segments
