@@ -24,7 +24,7 @@ from psycopg.conninfo import make_conninfo
 from slack_sdk import WebClient
 
 from sandbox import __main__ as sandbox
-from sandbox import faults
+from sandbox import faults, processes
 from sandbox.home import REPOSITORY, Home
 from sandbox.servers import environment
 from sandbox.servers import kafka as kafka_server
@@ -122,6 +122,10 @@ RIGHTS = {
         "amcheck",
         "may not call 1 of its functions",
     ),
+    "revoke execute on function pg_show_all_file_settings() from upkeep": (
+        "settings",
+        "mistakes in the configuration files stay unseen until the next start",
+    ),
     "alter role upkeep superuser": ("superuser", "upkeep is a superuser, more than Upkeep needs"),
 }
 
@@ -135,7 +139,7 @@ def test_a_missing_right_is_named_and_the_printed_grant_gives_it_back(taken, hom
             connection.execute(taken)
             (line,) = maintenance()
             assert (line.check, line.said) == (check, said)
-            assert line.mark == ("note" if check == "superuser" else "missing")
+            assert line.mark == ("note" if check in ("superuser", "settings") else "missing")
             statements = [part for part in re.split(r"or: |\n", line.cure) if part.endswith(";")]
             for statement in statements:
                 connection.execute(statement)
@@ -149,6 +153,24 @@ def test_a_missing_right_is_named_and_the_printed_grant_gives_it_back(taken, hom
             connection.execute("alter role upkeep nosuperuser")
             connection.execute("select set_config('upkeep.tables_owner', 'app_owner', false)")
             connection.execute(ROLES)
+
+
+def test_statements_that_get_no_ids_are_found(home, maintenance):
+    with server.superuser(home, "postgres.studyspot", "studyspot") as connection:
+        connection.execute("alter system set compute_query_id = off")
+        connection.execute("select pg_reload_conf()")
+        line = wait_for(maintenance)
+        assert (line.check, line.said) == ("pg_stat_statements", "compute_query_id is off: it counts nothing")
+        for statement in line.cure.splitlines():
+            connection.execute(statement)
+        connection.execute("alter system reset compute_query_id")
+    processes.wait_until(lambda: maintenance() == [], 5, "statements to be counted again")
+
+
+def wait_for(look: Callable[[], list[Line]]) -> Line:
+    """A reload takes a moment."""
+    processes.wait_until(lambda: look() != [], 5, "a finding")
+    return look()[0]
 
 
 def test_a_schema_that_may_not_be_entered_is_told_with_its_grant(home, maintenance):
@@ -190,8 +212,6 @@ def test_statistics_that_are_installed_and_not_preloaded_are_found(home, old, st
     assert line.cure.startswith("alter system set shared_preload_libraries = 'pg_stat_statements';\n-- then restart")
     with server.superuser(home, "postgres.old") as connection:
         connection.execute(line.cure.splitlines()[0])
-    from sandbox import processes
-
     processes.stop(home, "postgres.old")
     server.start_cluster(home, "postgres.old", 15)
     assert good(look()).startswith("PostgreSQL 15.")

@@ -49,6 +49,10 @@ begin
         execute format('grant %I to upkeep', tables_owner);
     end if;
 
+    -- What the configuration files say and the server does not do: mistakes, and what waits for a restart.
+    grant select on pg_catalog.pg_file_settings to upkeep;
+    grant execute on function pg_catalog.pg_show_all_file_settings() to upkeep;
+
     foreach extension in array array['pg_stat_statements', 'amcheck', 'pgstattuple', 'pageinspect'] loop
         if exists (select from pg_available_extensions as available where available.name = extension) then
             execute format('create extension if not exists %I', extension);

@@ -120,6 +120,7 @@ def _maintenance_rights(
             yield note(role, conn_id, f"this version has no {role}", schemas)
     yield _may_maintain(connection, me, conn_id)
     yield _may_probe(connection, me, conn_id)
+    yield _may_read_files(connection, me, conn_id)
     yield from _extensions(connection, me, conn_id)
     yield from _named(connection, conn_id, platform)
 
@@ -151,6 +152,17 @@ def _may_probe(connection: Connection, me: dict[str, Any], conn_id: str) -> Outc
     return fine("canary", conn_id, "may be written")
 
 
+def _may_read_files(connection: Connection, me: dict[str, Any], conn_id: str) -> Outcome:
+    (files,) = ask(connection, "file_settings")
+    if files["allowed"]:
+        return fine("settings", conn_id, "the configuration files may be read")
+    grants = (
+        f"grant select on pg_catalog.pg_file_settings to {me['role']};\n"
+        f"grant execute on function pg_catalog.pg_show_all_file_settings() to {me['role']};"
+    )
+    return note("settings", conn_id, "mistakes in the configuration files stay unseen until the next start", grants)
+
+
 def _extensions(connection: Connection, me: dict[str, Any], conn_id: str) -> Iterator[Outcome]:
     known = {row["name"]: row for row in ask(connection, "extensions", names=["pg_stat_statements", "amcheck"])}
     for name, row in known.items():
@@ -173,6 +185,9 @@ def _statements(connection: Connection, me: dict[str, Any], conn_id: str, row: d
         libraries = ",".join([*loaded, name])
         cure = f"alter system set shared_preload_libraries = '{libraries}';\n-- then restart the server"
         return missing(name, conn_id, "installed, but not preloaded: it counts nothing", cure)
+    if not row["asks_ids"]:
+        cure = "alter system set compute_query_id = 'auto';\nselect pg_reload_conf();"
+        return missing(name, conn_id, "compute_query_id is off: it counts nothing", cure)
     return fine(name, conn_id, f"{row['installed']}, preloaded")
 
 
