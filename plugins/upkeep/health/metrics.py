@@ -81,6 +81,24 @@ def disk_in_use(settings: Metrics, *, connect_to: Mapping[str, str]) -> float | 
     return max((float(outcome.facts["share"]) for outcome in outcomes if outcome.state != "unknown"), default=None)
 
 
+def least(settings: Metrics, query: str, *, connect_to: Mapping[str, str], now: datetime | None = None) -> float:
+    """
+    The least value among the series of a query.
+
+    :raises NoAnswer: Prometheus is silent, there is no such series, or a sample behind one is too old to go by.
+    """
+    prometheus = _Prometheus(settings.prometheus, connect_to)
+    values = [each.value for each in prometheus.instant(query) if each.value == each.value]
+    if not values:
+        raise NoAnswer(f"no series for {query}")
+    moment = (now or datetime.now(UTC)).timestamp()
+    for selector in selectors(query):
+        for each in prometheus.instant(f"timestamp({selector})"):
+            if (age_s := moment - each.value) > settings.fresh.total_seconds():
+                raise NoAnswer(f"its newest sample is {age_s:.0f} s old")
+    return min(values)
+
+
 def _look(
     settings: Metrics, prometheus: _Prometheus, check: str, query: str, threshold: Threshold, now: datetime
 ) -> list[Outcome]:

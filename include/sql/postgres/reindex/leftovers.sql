@@ -3,8 +3,9 @@
 -- `_ccnew` is the new index that was never finished. `_ccold` is the old one after the swap: the rebuild is done, only
 -- this remains. PostgreSQL cuts the base name so that all fits into 63 bytes. Indexes somebody works on now are left out.
 --
--- Returns   one row per leftover: its oid, schema, name, kind, bytes, its table; the index that it belongs to (null
---           when no index of the table has that name: then nobody knows whose it is); whether this role may drop it
+-- Returns   one row per leftover: its oid, schema, name, kind, bytes, its table; name and oid of the index that it
+--           belongs to (null when no index of the table has that name: then nobody knows whose it is); whether this
+--           role may drop it
 -- Params    none
 -- Locks     that of a read, on the leftover, for a moment
 -- Needs     PostgreSQL 13 or newer
@@ -47,25 +48,27 @@ select
     pg_relation_size(f.oid) as bytes,
     tn.nspname              as table_schema,
     t.relname               as table_name,
-    (
-        select b.relname
-        from pg_index as s
-        join pg_class as b on b.oid = s.indexrelid
-        where
-            s.indrelid = f.indrelid
-            and s.indisvalid
-            -- Cut at a character, so up to three bytes more may be missing.
-            and (
-                b.relname = f.base
-                or octet_length(f.relname) >= 60 and octet_length(f.base) < octet_length(b.relname)
-                and starts_with(b.relname, f.base)
-            )
-        order by octet_length(b.relname), b.relname
-        limit 1
-    )                       as of_index,
+    owning.relname          as of_index,
+    owning.oid::bigint      as of_oid,
     pg_has_role(f.relowner, 'usage') and has_schema_privilege(f.relnamespace, 'usage') as allowed
 from found as f
 join pg_namespace as n on n.oid = f.relnamespace
 join pg_class as t on t.oid = f.indrelid
 join pg_namespace as tn on tn.oid = t.relnamespace
+left join lateral (
+    select b.relname, b.oid
+    from pg_index as s
+    join pg_class as b on b.oid = s.indexrelid
+    where
+        s.indrelid = f.indrelid
+        and s.indisvalid
+        -- Cut at a character, so up to three bytes more may be missing.
+        and (
+            b.relname = f.base
+            or octet_length(f.relname) >= 60 and octet_length(f.base) < octet_length(b.relname)
+            and starts_with(b.relname, f.base)
+        )
+    order by octet_length(b.relname), b.relname
+    limit 1
+) as owning on true
 order by n.nspname, f.relname

@@ -1,6 +1,6 @@
 -- How much of a B-tree is air, by reading all of it; where its pages may not be sampled.
 --
--- Returns   one row: pages without the first, how many are leaves, how many are empty, how full the leaves are (%)
+-- Returns   one row: pages without the first, how many are leaves, how many are empty, how full the leaves are, in percent
 -- Params    index  its oid
 -- Locks     that of a read, on the index, for as long as reading it takes
 -- Needs     PostgreSQL 13 or newer; extension pgstattuple, pg_stat_scan_tables (part of pg_monitor)

@@ -1,0 +1,49 @@
+"""
+Monthly maintenance of one platform: look, rebuild the indexes that are worth it, report.
+
+- **Runs** monthly when the platform's maintenance window opens (`windows.monthly`).
+- **Touches** a canary row in `health`; in `leftovers` invalid indexes that interrupted rebuilds left behind; in
+  `reindex` only bloated indexes, one at a time and concurrently. Tables stay readable and writable throughout.
+- **Re-run** any task whenever you like: each starts from what it finds, and an index that was rebuilt is not again.
+- **If it fails** open the first red task: its last lines say what was found and what to do. An index that was not
+  rebuilt says who was in the way, or what was missing; nothing is lost by waiting for the next window.
+"""
+
+from datetime import timedelta
+
+from airflow.sdk import DAG, TriggerRule
+
+from upkeep.defaults import dag_defaults, postgres_pool
+from upkeep.health.operators import HealthCheckOperator
+from upkeep.platforms import Platform, platforms
+from upkeep.postgres.reindex.operators import ChooseIndexesOperator, DropLeftoversOperator, RebuildIndexOperator
+from upkeep.report.operators import ReportOperator
+from upkeep.watcher import WatcherOperator
+
+
+def monthly_maintenance(platform: Platform) -> None:
+    window = platform.windows.monthly
+    with DAG(**dag_defaults(platform, "monthly"), schedule=window.start, doc_md=__doc__):
+        health = HealthCheckOperator(task_id="health", platform=platform.name, execution_timeout=timedelta(minutes=2))
+        work = [health]
+        if platform.postgres:
+            care = {"platform": platform.name, "pool": postgres_pool(platform)}
+            leftovers = DropLeftoversOperator(task_id="leftovers", trigger_rule=TriggerRule.ALL_DONE, **care)
+            choose = ChooseIndexesOperator(task_id="choose_indexes", trigger_rule=TriggerRule.ALL_DONE, **care)
+            reindex = RebuildIndexOperator.partial(
+                task_id="reindex",
+                map_index_template="{{ task.item['index'] }}",
+                # The window's end cancels a rebuild that is too slow; this only ends one that hangs.
+                execution_timeout=window.length + timedelta(minutes=10),
+                **care,
+            ).expand(item=choose.output)
+            health >> leftovers >> choose >> reindex
+            work += [leftovers, choose, reindex]
+        report = ReportOperator(task_id="report", platform=platform.name, trigger_rule=TriggerRule.ALL_DONE)
+        watcher = WatcherOperator(task_id="watcher")
+        work >> report >> watcher
+        work >> watcher
+
+
+for platform in platforms():
+    monthly_maintenance(platform)
