@@ -9,8 +9,9 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from sandbox import __main__ as sandbox
 from sandbox import airflow
 from sandbox.home import REPOSITORY, Home
 from sandbox.inboxes.client import Inbox
+from tests.advice_server import AdviceServer, forgotten
+from tests.postgres_server import VERSIONS, PostgresServer, empty
 from upkeep.ledger import Ledger, Run
 from upkeep.ledger.migrate import migrate
 
@@ -77,6 +80,50 @@ def ledger_conninfo(control: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 def ledger(ledger_conninfo: str) -> Iterator[Ledger]:
     with Ledger(ledger_conninfo) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def each() -> Iterator[Callable[[int], PostgresServer]]:
+    """Clusters of PostgreSQL 15, 17 and 18 with Upkeep's least roles, started when they are first asked for."""
+    home = Home(Path(tempfile.mkdtemp(prefix="up-", dir="/tmp")))
+    try:
+        yield cache(lambda version: PostgresServer(home, version))
+    finally:
+        sandbox.down(home)
+        shutil.rmtree(home.path, ignore_errors=True)
+
+
+@pytest.fixture(params=VERSIONS)
+def server(each: Callable[[int], PostgresServer], request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
+    """The same test on every version; what it makes in the database is dropped."""
+    yield from empty(each(request.param))
+
+
+@pytest.fixture
+def seventeen(each: Callable[[int], PostgresServer]) -> Iterator[PostgresServer]:
+    yield from empty(each(17))
+
+
+@pytest.fixture(scope="session")
+def advised_each() -> Iterator[Callable[[int], AdviceServer]]:
+    """The same, with settings that nobody would complain about."""
+    home = Home(Path(tempfile.mkdtemp(prefix="up-", dir="/tmp")))
+    try:
+        yield cache(lambda version: AdviceServer(home, version))
+    finally:
+        sandbox.down(home)
+        shutil.rmtree(home.path, ignore_errors=True)
+
+
+@pytest.fixture(params=VERSIONS)
+def advised(advised_each: Callable[[int], AdviceServer], request: pytest.FixtureRequest) -> Iterator[AdviceServer]:
+    """The same test on every version; what it makes in the database is dropped."""
+    yield from forgotten(advised_each(request.param))
+
+
+@pytest.fixture
+def advised_seventeen(advised_each: Callable[[int], AdviceServer]) -> Iterator[AdviceServer]:
+    yield from forgotten(advised_each(17))
 
 
 def run(number: int = 1, *, platform: str = "studyspot", task: str = "health") -> Run:

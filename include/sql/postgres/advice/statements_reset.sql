@@ -3,7 +3,7 @@
 -- Returns   one row: since, forgotten
 -- Params    none
 -- Locks     none
--- Needs     PostgreSQL 14 (pg_stat_statements 1.9) or newer, in the search_path
+-- Needs     pg_stat_statements 1.9 (PostgreSQL 14) or newer, in the search_path
 
 select
     i.stats_reset as since,

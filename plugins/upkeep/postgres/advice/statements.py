@@ -101,7 +101,9 @@ def why_not(look: Look) -> tuple[str, str]:
 
 def count(look: Look) -> Statements:
     """What each statement has cost since the last look, and the counters for the next one."""
-    info = look.ask_one("statements_reset") if look.connection.info.server_version >= 140000 else {}
+    # An extension may be older than its server, until somebody updates it.
+    newer = look.ask_one("statements_available")["version"] not in ("1.7", "1.8")
+    info = look.ask_one("statements_reset") if newer else {}
     reset = info.get("since")
     before = look.earlier.get(KIND)
     old: Mapping[str, Any] = before.content if before else {}
