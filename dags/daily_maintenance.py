@@ -18,7 +18,7 @@ from upkeep.defaults import dag_defaults, postgres_pool
 from upkeep.health.operators import HealthCheckOperator
 from upkeep.logs.operators import LogRetentionOperator
 from upkeep.platforms import Platform, platforms
-from upkeep.postgres.operators import ChooseTablesOperator, VacuumTableOperator
+from upkeep.postgres.operators import ChooseTablesOperator, FinishVacuumOperator, VacuumTableOperator
 from upkeep.report.operators import ReportOperator
 from upkeep.watcher import WatcherOperator
 
@@ -50,8 +50,15 @@ def daily_maintenance(platform: Platform) -> None:
         watcher = WatcherOperator(task_id="watcher")
         health >> areas >> report >> watcher
         if platform.postgres:
-            choose >> vacuum >> report
-            vacuum >> watcher
+            # One pass over the catalog after all tables, instead of one per table.
+            finish = FinishVacuumOperator(
+                task_id="finish_vacuum",
+                platform=platform.name,
+                pool=postgres_pool(platform),
+                trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS,
+            )
+            choose >> vacuum >> finish >> report
+            [vacuum, finish] >> watcher
         [health, *areas] >> watcher
 
 

@@ -12,8 +12,12 @@ from psycopg.conninfo import make_conninfo
 from sandbox import processes
 from sandbox.home import Home
 from sandbox.servers import postgres as servers
+from upkeep.platforms.services import Vacuum
+from upkeep.postgres.needs import Need, tables_in_need
+from upkeep.postgres.vacuum import care, gentle
 
 DATABASE = "studyspot"
+VACUUM = Vacuum()
 VERSIONS = (15, 17, 18)
 
 
@@ -42,6 +46,13 @@ class PostgresServer:
             done = connection.execute(statement)
             return done.fetchall() if done.description else []
 
+    def needs(self, settings: Vacuum = VACUUM, **how: Any) -> dict[str, Need]:
+        with gentle(self.conninfo, settings) as connection:
+            return {need.table: need for need in tables_in_need(connection, settings, **how)}
+
+    def care(self, name: str, settings: Vacuum = VACUUM, schema: str = "public", **how: Any) -> dict[str, Any]:
+        return care(self.conninfo, schema, name, settings, **how)
+
     @contextmanager
     def session(self, *statements: str) -> Iterator[psycopg.Connection[Any]]:
         """The application, in the middle of a transaction."""
@@ -57,7 +68,7 @@ def empty(server: PostgresServer) -> Iterator[PostgresServer]:
     for (name,) in server(
         "select format('%I.%I', schemaname, tablename) from pg_tables where tableowner = 'app_owner'"
     ):
-        server(f"drop table {name}")
+        server(f"drop table if exists {name}")
     for (name,) in server(
         "select format('%I', nspname) from pg_namespace where pg_get_userbyid(nspowner) = 'app_owner'"
     ):

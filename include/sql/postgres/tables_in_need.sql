@@ -79,7 +79,8 @@ relations as (
         coalesce(o.insert_scale_factor, guc.insert_scale_factor)          as insert_scale_factor,
         coalesce(o.analyze_threshold, guc.analyze_threshold)              as analyze_threshold,
         o.analyze_threshold is null and o.analyze_scale_factor is null    as analyze_usual,
-        greatest(pg_stat_get_last_analyze_time(c.oid), pg_stat_get_last_autoanalyze_time(c.oid)) as analyzed_at,
+        pg_stat_get_last_analyze_time(c.oid)                              as analyzed_by_hand_at,
+        pg_stat_get_last_autoanalyze_time(c.oid)                          as analyzed_by_itself_at,
         coalesce(o.analyze_scale_factor, guc.analyze_scale_factor)        as analyze_scale_factor
     from pg_class as c
     join pg_namespace as n on n.oid = c.relnamespace
@@ -136,7 +137,7 @@ parts as (
         end as root_score,
         -- Statistics went missing: after pg_upgrade, or because nobody ever looked.
         case
-            when r.relkind = 't' or r.analyzed_at is not null or r.rows = 0 then 0
+            when r.relkind = 't' or coalesce(r.analyzed_by_hand_at, r.analyzed_by_itself_at) is not null or r.rows = 0 then 0
             when exists (select from known_columns as k where k.schemaname = r.schema and k.tablename = r.name) then 0
             else r.rows / greatest(r.analyze_threshold + r.analyze_scale_factor * r.rows, 1)
         end as missing_score,
@@ -178,10 +179,14 @@ parents as (
         least(sum(leaf.pages), guc.sample_pages) + case
             when guc.version >= 180000 then 0 else sum(least(leaf.pages, guc.sample_pages))
         end as analyze_pages,
-        -- A partition analyzed since has forgotten how many changes that were: its threshold at least.
+        -- A partition analyzed since has forgotten how many changes that were: its threshold at least. Before 18 the
+        -- parent's own ANALYZE went on to the partitions, moments later and by hand.
         sum(
             leaf.changed + case
-                when leaf.analyzed_at > seen.analyzed_at
+                when
+                    leaf.analyzed_by_itself_at > seen.analyzed_at
+                    or leaf.analyzed_by_hand_at > seen.analyzed_at
+                    + case when guc.version >= 180000 then interval '0' else interval '10 minutes' end
                     then leaf.analyze_threshold + leaf.analyze_scale_factor * leaf.rows
                 else 0
             end
