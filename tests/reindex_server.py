@@ -55,10 +55,16 @@ class ReindexServer(PostgresServer):
         return choice
 
     def rebuild(self, ledger: Ledger, index: str, settings: Reindex = SETTINGS, **how: Any) -> dict[str, Any]:
-        """One index of the public schema, chosen or not."""
+        """One of the indexes that are chosen."""
+        return self.rebuild_item(ledger, self.item(index), settings, **how)
+
+    def rebuild_item(
+        self, ledger: Ledger, item: dict[str, Any], settings: Reindex = SETTINGS, **how: Any
+    ) -> dict[str, Any]:
+        """What the task does with what was chosen."""
         how = {"go": lambda: "", "free": lambda: PLENTY, "pauses_s": (0.0,), **how}
         return work.rebuild_one(
-            ledger, run(task="reindex"), None, self.conninfo, self.upkeep_owner, self.item(index), settings, **how
+            ledger, run(task="reindex"), None, self.conninfo, self.upkeep_owner, item, settings, **how
         )
 
     def item(self, index: str) -> dict[str, Any]:
