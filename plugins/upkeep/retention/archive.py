@@ -222,7 +222,8 @@ class _Multipart:
 
 def _last(span: sql.Composed) -> sql.Composed:
     return sql.SQL(
-        "select key::text as last_key, tid::text as last_tid from ({}) as span order by key desc, tid desc limit 1"
+        "select span.key::text as last_key, span.tid::text as last_tid from ({}) as span"
+        " order by span.key desc, span.tid desc limit 1"
     ).format(span)
 
 

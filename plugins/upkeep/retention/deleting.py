@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -244,7 +244,7 @@ class _Work:
             assert seen is not None
             if not seen["seen"]:
                 return 0, now
-            gone = self._delete(connection, seen["tids"], None)[0]
+            gone = self._delete(connection, seen["tids"])[0]
             nexts = replace(
                 now,
                 after_key=seen["last_key"],
@@ -256,12 +256,14 @@ class _Work:
             progress_of.write(connection, nexts)
         return seen["seen"], nexts
 
-    def _delete(self, connection: Connection, tids: str | None, archive: str | None) -> tuple[int, set[str]]:
+    def _delete(
+        self, connection: Connection, tids: str | None, archive: str | None = None, xmins: Sequence[str] = ()
+    ) -> tuple[int, set[str]]:
         """Delete claimed rows and write it down; how many, and which."""
         if not tids:
             return 0, set()
         gone = connection.execute(
-            statements.delete(self.item),
+            statements.delete(self.item, versions=archive is not None),
             {
                 "cut_off": self.item.cut_off,
                 "tids": tids,
@@ -270,6 +272,7 @@ class _Work:
                 "column": self.item.column,
                 "condition": statements.condition(self.item),
                 "archive": archive,
+                "xmins": list(dict.fromkeys(xmins)),
             },
         ).fetchone()
         assert gone is not None
@@ -353,17 +356,14 @@ class _Work:
         end = min(now.place + self.pace.rows, len(segment.tids))
         places = now.kept if again else range(now.place, end)
         chosen = {segment.tids[place]: place for place in places}
+        xmins = [segment.xmins[place] for place in chosen.values()]
         with connection.transaction():
             claimed = connection.execute(
                 statements.claim_versions(self.item),
-                {
-                    "cut_off": self.item.cut_off,
-                    "tids": list(chosen),
-                    "xmins": [segment.xmins[place] for place in chosen.values()],
-                },
+                {"cut_off": self.item.cut_off, "tids": list(chosen), "xmins": xmins},
             ).fetchone()
             assert claimed is not None
-            count, gone = self._delete(connection, claimed["tids"], segment.key)
+            count, gone = self._delete(connection, claimed["tids"], segment.key, xmins)
             stay = tuple(place for tid, place in chosen.items() if tid not in gone)
             nexts = replace(
                 now,

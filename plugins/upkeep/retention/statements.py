@@ -15,6 +15,9 @@ from upkeep.retention.items import Item, Reference
 
 _CUT_OFF = sql.SQL("%(cut_off)s")
 
+_ANY = sql.SQL("any(array(select unnest(%(tids)s::tid[])))")
+"""A list of places whose length the planner does not know: it would prefer to walk the whole index for a long one."""
+
 
 def table(item: Item) -> sql.Identifier:
     return sql.Identifier(item.schema, item.name)
@@ -108,8 +111,8 @@ def claim(item: Item, *, after: bool, inclusive: bool) -> sql.Composed:
         " select {ctid} as tid from {table} where {ctid} = any(array(select tid from eligible))"
         " for update skip locked"
         ") select (select count(*) from span) as seen,"
-        " (select key::text from span order by key desc, tid desc limit 1) as last_key,"
-        " (select tid::text from span order by key desc, tid desc limit 1) as last_tid,"
+        " (select span.key::text from span order by span.key desc, span.tid desc limit 1) as last_key,"
+        " (select span.tid::text from span order by span.key desc, span.tid desc limit 1) as last_tid,"
         " (select array_agg(tid)::text from claimed) as tids,"
         " (select count(*) from eligible) - (select count(*) from claimed) as skipped,"
         " case when (select count(*) from eligible) > (select count(*) from claimed) then ("
@@ -127,19 +130,15 @@ def claim(item: Item, *, after: bool, inclusive: bool) -> sql.Composed:
 def claim_versions(item: Item) -> sql.Composed:
     """Lock exactly these versions of rows, without waiting: what changed since it was archived stays."""
     return sql.SQL(
-        "with claimed as materialized ("
-        " select {ctid} as tid from {table}"
-        " join unnest(%(tids)s::tid[], %(xmins)s::text[]) as version (tid, xmin)"
-        " on {ctid} = version.tid and {xmin}::text = version.xmin"
-        " where {ctid} = any(%(tids)s::tid[]) and {may_go} for update of {name} skip locked"
+        "with here as materialized ("
+        " select {ctid} as tid, {xmin}::text as xmin from {table} where {ctid} = {any} and {may_go}"
+        "), same as materialized ("
+        " select here.tid from here join unnest(%(tids)s::tid[], %(xmins)s::text[]) as version (tid, xmin)"
+        " on here.tid = version.tid and here.xmin = version.xmin"
+        "), claimed as materialized ("
+        " select {ctid} as tid from {table} where {ctid} = any(array(select tid from same)) for update skip locked"
         ") select array_agg(tid)::text as tids from claimed"
-    ).format(
-        ctid=column(item, "ctid"),
-        xmin=column(item, "xmin"),
-        table=table(item),
-        name=sql.Identifier(item.name),
-        may_go=may_go(item),
-    )
+    ).format(ctid=column(item, "ctid"), xmin=column(item, "xmin"), table=table(item), any=_ANY, may_go=may_go(item))
 
 
 def look(item: Item, others: Mapping[tuple[str, str], Item]) -> sql.Composed:
@@ -174,15 +173,19 @@ def identity(item: Item) -> sql.Composable:
     return sql.SQL("hashtextextended(concat_ws(',', {}), 0)").format(parts)
 
 
-def delete(item: Item) -> sql.Composed:
+def delete(item: Item, *, versions: bool = False) -> sql.Composed:
     """
     Delete the claimed rows and write down that they went, in one statement and without content.
 
     The locks keep new references away, and this statement sees what was committed before they were taken.
+
+    :param versions: only what transactions in ``xmins`` wrote: a row that was updated just before its lock was taken
+        is locked as it is now, and that is not what was archived.
     """
+    same = sql.SQL(" and {}::text = any(%(xmins)s::text[])").format(column(item, "xmin")) if versions else sql.SQL("")
     return sql.SQL(
         "with gone as ("
-        " delete from {table} where {ctid} = any(%(tids)s::tid[]) and {may_go}"
+        " delete from {table} where {ctid} = {any} and {may_go}{same}"
         " returning {ctid} as tid, {key} as key, {identity} as id"
         "), recorded as ("
         " insert into upkeep.deletions (relation, plan, cut_off, key_column, condition, from_key, to_key, rows, ids,"
@@ -190,7 +193,15 @@ def delete(item: Item) -> sql.Composed:
         " select %(relation)s, %(plan)s, %(cut_off)s::timestamptz, %(column)s, %(condition)s, min(key)::text,"
         " max(key)::text, count(*), sum(id::numeric), %(archive)s from gone having count(*) > 0"
         ") select count(*) as rows, array_agg(tid)::text as tids from gone"
-    ).format(table=table(item), ctid=column(item, "ctid"), may_go=may_go(item), key=key(item), identity=identity(item))
+    ).format(
+        table=table(item),
+        ctid=column(item, "ctid"),
+        any=_ANY,
+        may_go=may_go(item),
+        same=same,
+        key=key(item),
+        identity=identity(item),
+    )
 
 
 def condition(item: Item) -> str:
