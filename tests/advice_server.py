@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sandbox.home import Home
-from tests.postgres_server import PostgresServer, empty
+from tests.postgres_server import PostgresServer
 from upkeep.findings import Finding, Outcome
 from upkeep.platforms.services import Postgres
 from upkeep.postgres.advice.memory import Snapshot
@@ -81,7 +81,5 @@ def forgotten(server: AdviceServer) -> Iterator[AdviceServer]:
     server.earlier.clear()
     server.standbys = ()
     server.superuser("select pg_stat_statements_reset()")
-    for _ in empty(server):
-        yield server
-    for (name,) in server("select format('%I.%I', schemaname, sequencename) from pg_sequences"):
-        server(f"drop sequence {name}")
+    yield server
+    server("drop owned by app_owner cascade")

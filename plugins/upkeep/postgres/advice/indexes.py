@@ -96,8 +96,8 @@ def _unused(look: Look, indexes: list[Index]) -> Outcome:
         oid = str(index.row["oid"])
         old = remembered.get(oid)
         scans = index.row["scans"] + standbys.used.get(index.row["oid"], (0.0, None))[0]
-        # Of an index that was not there at the last look, that look's time is the earliest it can have been made.
-        born = moment(old["born"]) if old else before.at if before else None
+        # One that was not there at the last look may have been made a minute ago.
+        born = moment(old["born"]) if old else look.now if before else None
         still = moment(old["still"]) if old and old["scans"] == scans else look.now
         content[oid] = {"scans": scans, "still": iso(still), "born": iso(born)}
         idle_since[index.name] = _idle_since(index, standbys, server["since"], born, still)

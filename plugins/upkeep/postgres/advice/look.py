@@ -50,7 +50,7 @@ class Look:
 
 def iso(at: datetime | None) -> str | None:
     """A time as facts and snapshots hold it."""
-    return at.astimezone(UTC).isoformat(timespec="seconds") if at else None
+    return at.astimezone(UTC).isoformat(timespec="milliseconds") if at else None
 
 
 def moment(text: str | None) -> datetime | None:

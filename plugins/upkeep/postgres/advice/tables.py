@@ -73,7 +73,7 @@ def _reads(look: Look, rows: Sequence[Mapping[str, Any]], server: Mapping[str, A
         oid = str(row["oid"])
         now = {name: row[name] for name in COUNTERS}
         counters[oid], sizes[oid] = list(now.values()), row["total_bytes"]
-        born[oid] = old["born"].get(oid) if oid in old.get("born", {}) else iso(before.at) if before else None
+        born[oid] = old["born"].get(oid) if oid in old.get("born", {}) else iso(look.now) if before else None
         was = known.get(oid)
         grew = grown(now, dict(zip(COUNTERS, was, strict=True)) if was else None)
         reads.append(
