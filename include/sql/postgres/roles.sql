@@ -102,7 +102,7 @@ begin
             archive text,
             place bigint not null default 0,
             kept bigint[] not null default '{}',
-            parent text,
+            item jsonb,
             updated_at timestamptz not null default clock_timestamp()
         );
         alter table upkeep.retention owner to upkeep_owner;
