@@ -91,12 +91,11 @@ def _numbers(old: Mapping[str, Any]) -> dict[str, float | None]:
     return {name: value for name, value in old.items() if name not in NOT_COUNTERS}
 
 
-def _cache(look: Look, database: Span, name: str) -> Outcome:
+def hit_ratio(database: Span) -> tuple[float | None, dict[str, Any]]:
+    """Share of the blocks that were found in shared buffers; None when none was asked for, as after a reset."""
     touched = database["blocks_hit"] + database["blocks_read"]
     ratio = database["blocks_hit"] / touched if touched else None
-    if ratio is not None:
-        look.measured["postgres_hit_ratio", name] = round(ratio, 6)
-    facts: dict[str, Any] = {
+    return ratio, {
         "hit_ratio": round(ratio, 6) if ratio is not None else "no data",
         "blocks": int(touched),
         "commits": int(database["commits"]),
@@ -104,13 +103,19 @@ def _cache(look: Look, database: Span, name: str) -> Outcome:
         "since": iso(database.since),
         "statistics_reset_meanwhile": database.was_reset,
     }
+
+
+def _cache(look: Look, database: Span, name: str) -> Outcome:
+    ratio, facts = hit_ratio(database)
     findings = []
-    if ratio is not None and touched >= LEAST_BLOCKS and ratio < LEAST_HITS:
+    if ratio is not None:
+        look.measured["postgres_hit_ratio", name] = round(ratio, 6)
+    if ratio is not None and facts["blocks"] >= LEAST_BLOCKS and ratio < LEAST_HITS:
         findings.append(
             Finding(
                 check=CACHE,
                 severity=Severity.P4,
-                summary=f"{ratio:.1%} of {number(touched)} blocks came from the cache {since_said(database.since)}",
+                summary=f"{ratio:.1%} of {number(facts['blocks'])} blocks were cached {since_said(database.since)}",
                 hint="see which statements read most blocks (the table of slow queries), and whether shared_buffers is"
                 " far below the part of the data that is in use.",
                 facts=facts,

@@ -81,7 +81,7 @@ def _ending(row: Mapping[str, Any], facts: Mapping[str, Any], severity: Severity
         check=SEQUENCES,
         object=str(facts["sequence"]),
         severity=severity,
-        summary=f"{row['used']:.1%} used ({number(int(row['last']))} of {number(int(row['limit_value']))}){fills}{when}",
+        summary=f"{row['used']:.1%} used ({number(facts['last'])} of {number(facts['limit'])}){fills}{when}",
         hint="every insert fails at its end. Move the column and what refers to it to bigint: a new column filled in"
         " batches, then swapped; `alter … type bigint` rewrites the table under a lock."
         if narrow

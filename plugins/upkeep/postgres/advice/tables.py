@@ -151,33 +151,49 @@ def _behind(look: Look, rows: Sequence[Mapping[str, Any]], server: Mapping[str, 
     findings = []
     needs = tables_in_need(look.connection, settings)
     for need in needs:
-        last = _last(need)
-        # Without a run the day counts from when there was something to count: statistics, and the table itself.
-        quiet_since = last or max(
-            (at for at in (server["since"], moment(born.get(oids.get(need.table, "")))) if at), default=None
-        )
-        if quiet_since is None or look.now - quiet_since < BEHIND_AFTER:
+        # Without a run the day counts from when there was something to count: the statistics, and the table itself.
+        known = [server["since"], moment(born.get(oids.get(need.table, "")))]
+        starved = []
+        for what, score, last, reason in _care(need):
+            quiet_since = last or max((at for at in known if at), default=None)
+            if score >= 1 and quiet_since and look.now - quiet_since >= BEHIND_AFTER:
+                ago = f"last {what} {span((look.now - last).total_seconds())} ago" if last else f"never {what}"
+                starved.append(f"{ago}, with {reason} ({score:.1f} times the threshold)")
+        if not starved:
             continue
-        what = "analyzed" if need.arm == "analyze" else "vacuumed"
-        never = f"never {what}" if last is None else f"last {what} {span((look.now - last).total_seconds())} ago"
         findings.append(
             Finding(
                 check=BEHIND,
                 object=need.table,
                 severity=Severity.P3,
-                summary=f"past autovacuum's threshold and {never}: {need.because}",
+                summary=f"autovacuum has left it for a day and more: {'; '.join(starved)}",
                 hint="is autovacuum on, for this table too? Does a session or slot hold an old snapshot? Are its"
                 " workers busy elsewhere (autovacuum_max_workers, cost limit)? Daily maintenance takes it meanwhile.",
-                facts={"score": need.score, "arm": need.arm, "last": iso(last), **need.facts},
+                facts={"score": need.score, "arm": need.arm, **need.facts},
             )
         )
     return judged(BEHIND, Severity.P3, findings, past_threshold=len(needs))
 
 
-def _last(need: Need) -> datetime | None:
-    """When the part of the care that the table needs was last given."""
-    kinds = ("last_analyze", "last_autoanalyze") if need.arm == "analyze" else ("last_vacuum", "last_autovacuum")
-    return max((at for kind in kinds if (at := moment(need.facts[kind]))), default=None)
+def _care(need: Need) -> list[tuple[str, float, datetime | None, str]]:
+    """What autovacuum owes a table: the deed, its score, when it was last done, and because of what."""
+    facts = need.facts
+
+    def last(deed: str) -> datetime | None:
+        return max((at for by in ("", "auto") if (at := moment(facts[f"last_{by}{deed}"]))), default=None)
+
+    dead, inserted = float(facts["dead_score"]), float(facts["insert_score"])
+    age = max(float(facts["xid_score"]), float(facts["mxid_score"]))
+    because = max(
+        (dead, f"{number(facts['dead_rows'])} dead rows"),
+        (inserted, f"{number(facts['inserted_rows'])} rows inserted since"),
+        (age, f"{number(facts['transactions_unfrozen'])} transactions not frozen"),
+    )
+    changed = f"{number(facts['changed_rows'])} rows changed since"
+    return [
+        ("vacuumed", because[0], last("vacuum"), because[1]),
+        ("analyzed", float(facts["analyze_score"]), last("analyze"), changed),
+    ]
 
 
 # -- sizes ---------------------------------------------------------------------------------------------
