@@ -20,7 +20,8 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from sandbox.home import REPOSITORY
 from sandbox.servers import postgres as servers
 from tests.postgres_server import DATABASE, PostgresServer, table
-from upkeep.ledger import Ledger
+from upkeep.alerts import spool
+from upkeep.ledger import Ledger, Run
 from upkeep.platforms.services import Vacuum
 from upkeep.postgres.operators import ChooseTablesOperator, VacuumTableOperator
 from upkeep.settings import settings
@@ -29,9 +30,8 @@ VACUUM = Vacuum()
 
 
 DAG_FILE = '''
-from airflow.sdk import DAG, BaseOperator
-from upkeep.postgres.operators import ChooseTablesOperator, VacuumTableOperator
-from upkeep.postgres.session import connect
+from airflow.sdk import DAG, BaseOperator, TriggerRule
+from upkeep.postgres.operators import ChooseTablesOperator, FinishVacuumOperator, VacuumTableOperator
 
 
 class Health(BaseOperator):
@@ -55,6 +55,9 @@ with DAG(dag_id="care", schedule=None, params={"unusable": "", "dry_run": "false
         task_id="vacuum", platform="studyspot", map_index_template="{{ task.need['table'] }}"
     ).expand(need=choose.output)
     health >> choose
+    vacuum >> FinishVacuumOperator(
+        task_id="finish_vacuum", platform="studyspot", trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS
+    )
 '''
 
 RUNS = """
@@ -117,10 +120,10 @@ def run_the_dag(place: Path, *confs: dict[str, Any]) -> list[Any]:
     return runs
 
 
-def execute(task: BaseOperator, *, unusable: Any = None, began: datetime | None = None) -> Any:
+def execute(task: BaseOperator, *, unusable: Any = None, began: datetime | None = None, map_index: int = -1) -> Any:
     """One task, as a worker would run it."""
     ti = SimpleNamespace(
-        dag_id="d", run_id="r", task_id=task.task_id, map_index=-1, try_number=1, log_url="",
+        dag_id="d", run_id="r", task_id=task.task_id, map_index=map_index, try_number=1, log_url="",
         xcom_pull=lambda task_ids, key: unusable,
     )  # fmt: skip
     return task.execute({"ti": ti, "dag_run": SimpleNamespace(start_date=began)})  # type: ignore[typeddict-item]
@@ -140,21 +143,23 @@ def test_the_tasks_choose_map_vacuum_and_do_not_do_it_twice(
     table(seventeen, "bookings", dead=4000)
     table(seventeen, "users", dead=9000)
     table(seventeen, "seats")
-    dry, real, again, down = run_the_dag(platform, {"dry_run": "true"}, {}, {}, {"unusable": "connection refused"})
+    dry, real, again = run_the_dag(platform, {"dry_run": "true"}, {}, {})
 
-    assert dry == ["success", [["choose_tables", -1, None, "success"], ["health", -1, None, "success"],
-                               ["vacuum", -1, None, "skipped"]]]  # fmt: skip
-    assert real[0] == "success"
-    assert real[1][2:] == [["vacuum", 0, "public.users", "success"], ["vacuum", 1, "public.bookings", "success"]]
-    assert again[1][2:] == [["vacuum", -1, None, "skipped"]], "nothing is in need any more"
-    assert down == ["success", [["choose_tables", -1, None, "skipped"], ["health", -1, None, "success"],
-                                ["vacuum", -1, None, "skipped"]]]  # fmt: skip
+    idle = [["finish_vacuum", -1, None, "skipped"], ["health", -1, None, "success"], ["vacuum", -1, None, "skipped"]]
+    assert dry == ["success", [["choose_tables", -1, None, "success"], *idle]]
+    assert real == ["success", [
+        ["choose_tables", -1, None, "success"], ["finish_vacuum", -1, None, "success"],
+        ["health", -1, None, "success"],
+        ["vacuum", 0, "public.users", "success"], ["vacuum", 1, "public.bookings", "success"],
+    ]]  # fmt: skip
+    assert again == ["success", [["choose_tables", -1, None, "success"], *idle]], "nothing is in need any more"
 
     plans = ledger.rows("select id, items, dry_run from plans order by created_at")
     assert [(plan["dry_run"], [item["table"] for item in plan["items"]]) for plan in plans] == [
         (True, ["public.users", "public.bookings"]), (False, ["public.users", "public.bookings"]), (False, []),
     ]  # fmt: skip
-    actions = ledger.rows("select * from actions order by map_index")
+    assert {item["predicted_s"] > 0 for plan in plans for item in plan["items"]} == {True}
+    actions = ledger.rows("select * from actions where verb = 'vacuum' order by map_index")
     assert [(row["object"], row["state"], row["plan_id"], row["map_index"]) for row in actions] == [
         ("public.users", "done", plans[1]["id"], 0), ("public.bookings", "done", plans[1]["id"], 1),
     ]  # fmt: skip
@@ -221,3 +226,61 @@ def test_a_missing_connection_and_a_missing_section_say_what_to_do(
     file.write_text(yaml.safe_dump({k: v for k, v in yaml.safe_load(file.read_text()).items() if k != "postgres"}))
     with pytest.raises(AirflowFailException, match=r"studyspot has no database(.|\n)*HINT: add the section"):
         choose()
+
+
+def test_a_hold_on_the_connection_makes_the_task_wait_for_its_window(
+    seventeen: PostgresServer, ledger: Ledger, platform: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table(seventeen, "bookings", dead=4000)
+    file = platform / "platforms/studyspot.yaml"
+    file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "brake": {"first_wait": "1s"}}))
+    (need,) = choose()
+    connection = json.loads(os.environ["AIRFLOW_CONN_STUDYSPOT_POSTGRES"])
+    held = {**connection, "extra": {**connection["extra"], "upkeep_hold": "migration until noon"}}
+    monkeypatch.setenv("AIRFLOW_CONN_STUDYSPOT_POSTGRES", json.dumps(held))
+    # A window of two hours that closes in a second.
+    done = care_for(need, began=datetime.now(UTC) - timedelta(hours=2) + timedelta(seconds=1.5))
+    assert done["state"] == "stopped"
+    assert done["reason"].startswith("a person asked for a hold: migration until noon (waited 1.")
+    (finding,) = ledger.rows("select severity, summary from findings where state = 'open'")
+    assert (finding["severity"], finding["summary"][:44]) == ("P4", "not begun: a person asked for a hold: migrat")
+    monkeypatch.setenv("AIRFLOW_CONN_STUDYSPOT_POSTGRES", json.dumps(connection))
+    assert care_for(need)["state"] == "done"
+
+
+def test_without_the_ledger_tables_are_cared_for_and_the_outcomes_wait(
+    seventeen: PostgresServer, ledger: Ledger, platform: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table(seventeen, "bookings", dead=4000)
+    table(seventeen, "users", dead=4000)
+    there = os.environ["AIRFLOW_CONN_UPKEEP_LEDGER"]
+    monkeypatch.setenv("AIRFLOW_CONN_UPKEEP_LEDGER", "postgres://nobody:x@127.0.0.1:1/ledger")
+    needs = choose()
+    assert [need["table"] for need in needs] == ["public.bookings", "public.users"]
+    with seventeen.session("lock table users in share mode"):
+        states = [care_for(need, map_index=number)["state"] for number, need in enumerate(needs)]
+    assert states == ["done", "locked"]
+    assert set(seventeen.needs()) == {"public.users"}
+
+    monkeypatch.setenv("AIRFLOW_CONN_UPKEEP_LEDGER", there)
+    assert ledger.rows("select * from outcomes") == []
+    spool.take_in(ledger, settings().spool, lambda change: ())
+    assert ledger.rows("select object from findings where check_name = 'postgres_vacuum' and state = 'open'") == [
+        {"object": "public.users"}
+    ]
+    (row,) = ledger.rows("select facts from outcomes where object = 'public.bookings'")
+    assert (row["facts"]["dead_rows_before"], row["facts"]["dead_rows_after"]) == (4000, 0)
+
+
+def test_a_ledger_that_goes_away_in_the_middle_does_not_undo_the_deed(
+    seventeen: PostgresServer, ledger: Ledger, platform: Path
+) -> None:
+    table(seventeen, "bookings", dead=4000)
+    (need,) = choose()
+    task = VacuumTableOperator(task_id="vacuum", platform="studyspot", need=need)
+    run = Run(platform="studyspot", dag_id="d", run_id="r", task_id="vacuum")
+    others = "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database()"
+    with task.action(run, "postgres", "vacuum", need["table"], before={}) as action:
+        ledger.rows(others + " and pid <> pg_backend_pid()")
+        action.after = {"state": "done"}
+    assert ledger.rows("select state from actions") == [{"state": "open"}], "and the next run calls it abandoned"
