@@ -145,6 +145,36 @@ class Archive:
         }
         self._put(f"{segment.key}.json", manifest)
 
+    def finish_folder(self, folder: str) -> None:
+        """As ``finish``, for all segments of a partition that was dropped."""
+        for key in self._segments(folder):
+            manifest = self.manifest(key)
+            if manifest["state"] != "deleted":
+                self.finish(self.load(key), ())
+
+    def sweep(self, table: str, active: str | None) -> list[str]:
+        """
+        Remove copies of rows that were not deleted by them: their attempt was killed before it could begin.
+
+        :param active: the archive, or folder, whose rows are being deleted; left alone.
+        :returns: the keys that were removed.
+        """
+        folder, gone = f"{self.prefix}{table}/", []
+        finished = {key for key in self._segments(folder) if self.manifest(key)["state"] == "deleted"}
+        for key in list(self._keys(folder)):
+            segment = folder + key[len(folder) :].partition(".")[0]
+            if segment not in finished and not (active and segment.startswith(active)):
+                self.client.delete_object(Bucket=self.bucket, Key=key)
+                gone.append(key)
+        return gone
+
+    def _segments(self, folder: str) -> list[str]:
+        return [key.removesuffix(".json") for key in self._keys(folder) if key.endswith(".json")]
+
+    def _keys(self, folder: str) -> Iterator[str]:
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=folder)
+        return (one["Key"] for page in pages for one in page.get("Contents", ()))
+
     def manifest(self, key: str) -> dict[str, Any]:
         return dict(json.loads(self.client.get_object(Bucket=self.bucket, Key=f"{key}.json")["Body"].read()))
 

@@ -181,6 +181,8 @@ class _Work:
             self._finish_older(connection, known)
         self.progress = progress_of.start(connection, self.item, self.plan)
         self._tell()
+        if self.archive:
+            self.archive.sweep(self.item.table, self.progress.archive)
         while True:
             turn_began_with = self.progress.deleted
             self._archived(connection) if self.archive else self._keyset(connection)
@@ -294,19 +296,21 @@ class _Work:
                 SLEEP(0.1)
                 continue
             break
-        seconds = time.monotonic() - began
-        deleted = nexts.deleted - self.progress.deleted
+        self._counts(connection, nexts, time.monotonic() - began, seen)
+        return seen
+
+    def _counts(self, connection: Connection, nexts: progress_of.Progress, seconds: float, seen: int) -> None:
+        """A transaction was committed; it counts once the ledger knows."""
         self.record(connection)
+        self.untidy += nexts.deleted - self.progress.deleted
         self.progress = nexts
         self._tell()
         if seen:
             self.pace.took(seconds, full=seen >= self.pace.rows)
-            self.untidy += deleted
             if self.untidy >= TIDY_SHARE * self.item.rows > 0:
                 self.untidy = 0
                 self.tidy()
             self.pace.rest(seconds, self.ends)
-        return seen
 
     # -- with an archive -----------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 from psycopg import sql
+from psycopg.types.json import Jsonb
 
 from upkeep.postgres.session import Connection, statement_timeout
 from upkeep.retention import progress as progress_of
@@ -45,6 +46,8 @@ def drop(
     with session(conninfo) as connection, statement_timeout(connection, _most(ends)):
         record(connection)
         progress = progress_of.start(connection, item, plan)
+        remember = "update upkeep.retention set item = %s where relation = %s"
+        connection.execute(remember, [Jsonb(item.as_dict()), item.table])
         result.deleted = progress.deleted
         if not progress.deleted:
             if reason := go():
@@ -122,15 +125,14 @@ def _drop(connection: Connection, item: Item, progress: progress_of.Progress, ar
     """Archive, then drop and write down in one transaction; how many archives."""
     if _attachment(connection, item) == "gone":
         return 0
-    copied, segments = 0, 0
+    copied, folder = 0, None
     if archive is not None:
+        folder = f"{archive.prefix}{item.table}/{progress.plan[:16]}/"
+        archive.sweep(item.table, None)
         while (segment := archive.write(connection, item, progress)) is not None:
             copied += len(segment.tids)
-            segments += 1
+            progress.segments += 1
             progress.after_key, progress.after_tid = segment.last_key, segment.last_tid
-            progress.segments = segments
-            if segment.tids:
-                archive.finish(segment, ())
     with connection.transaction():
         connection.execute(sql.SQL("lock table {} in access exclusive mode").format(statements.table(item)))
         if stays := _stays(connection, item):
@@ -148,13 +150,35 @@ def _drop(connection: Connection, item: Item, progress: progress_of.Progress, ar
                 "cut_off": item.cut_off,
                 "column": item.column,
                 "condition": statements.condition(item),
-                "archive": f"{archive.prefix}{item.table}/{progress.plan[:16]}/" if archive else None,
+                "archive": folder,
             },
         ).fetchone()
         assert count is not None
         if archive is not None and count["rows"] != copied:
             raise _Stays(f"{copied:,} rows were archived and {count['rows']:,} are there")
         connection.execute(sql.SQL("drop table {}").format(statements.table(item)))
-        progress.deleted, progress.batches = count["rows"], 1
+        progress.deleted, progress.batches, progress.archive = count["rows"], 1, folder
         progress_of.write(connection, progress)
-    return segments
+    if archive is not None:
+        _finish(connection, archive, item.table, str(folder))
+    return progress.segments
+
+
+def _finish(connection: Connection, archive: Archive, relation: str, folder: str) -> None:
+    archive.finish_folder(folder)
+    connection.execute("update upkeep.retention set archive = null where relation = %s", [relation])
+
+
+def unfinished(conninfo: str, archive: Archive | None) -> list[Item]:
+    """Partitions that an attempt detached and did not come to drop; what it archived and dropped is finished here."""
+    found = []
+    with session(conninfo) as connection:
+        rows = connection.execute("select relation, item, archive from upkeep.retention where item is not null")
+        for row in rows.fetchall():
+            item = Item.from_dict(row["item"])
+            state = _attachment(connection, item)
+            if state == "detached":
+                found.append(item)
+            elif state == "gone" and row["archive"] and archive is not None:
+                _finish(connection, archive, row["relation"], row["archive"])
+    return found

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+from uuid import UUID
 
 from upkeep.ledger import Ledger, Run
 from upkeep.postgres.session import Connection
@@ -36,9 +37,14 @@ def copier(ledger: Ledger, run: Run) -> Callable[[Connection], None]:
                 f" values (%(platform)s, %(dag_id)s, %(run_id)s, {places}) on conflict (id) do nothing",
                 [{**mine, **row} for row in rows],
             )
-        connection.execute("delete from upkeep.deletions where id = any(%s)", [[row["id"] for row in rows]])
+        forget(connection, [row["id"] for row in rows])
 
     return copy
+
+
+def forget(connection: Connection, ids: Sequence[UUID]) -> None:
+    """What the ledger has need not be kept twice."""
+    connection.execute("delete from upkeep.deletions where id = any(%s)", [list(ids)])
 
 
 def export(ledger: Ledger, client: Any, bucket: str, platform: str, relation: str, plan: str) -> str:
