@@ -1,4 +1,4 @@
-"""``python -m upkeep setup | check | schema``: the package's own commands."""
+"""``python -m upkeep setup | check | plan | schema``: the package's own commands."""
 
 from __future__ import annotations
 
@@ -7,16 +7,22 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, suppress
+from datetime import UTC, datetime
 from functools import partial
+from typing import TYPE_CHECKING
 
 from upkeep.doctor import channels, hosts, kafka, kubernetes, ledger, needs, postgres, redis, s3
 from upkeep.doctor.text import Part, as_json, complete, table
 from upkeep.doctor.verdict import MISSING, fine, missing, unseen
-from upkeep.errors import SettingsError, UpkeepError
+from upkeep.errors import LedgerError, SettingsError, UpkeepError
 from upkeep.findings import Outcome
 from upkeep.health.side_by_side import Probe, look_side_by_side, one_line
 from upkeep.platforms import Broken, Platform, read_all, schema
 from upkeep.settings import settings
+
+if TYPE_CHECKING:
+    from upkeep.plan.gather import Coming
 
 DEADLINE_S = 12.0
 """Of all checks together: they run side by side, and what has not answered by then is unknown."""
@@ -36,6 +42,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check.add_argument("--all", action="store_true", help="a line for everything, also for what is well")
     check.add_argument("--json", action="store_true", help="for machines")
     check.add_argument("--no-color", action="store_true", help="also without it, colours are for terminals only")
+    plan = commands.add_parser(
+        "plan",
+        help="say what the coming maintenance windows would do, with seconds, bytes and locks; changes nothing",
+        description="Asks the platforms' databases what is due. Exit status 0: every job could say what it would do.",
+    )
+    plan.add_argument("platforms", nargs="*", metavar="PLATFORM", help="only these; all when none is named")
+    plan.add_argument("--days", type=_days, default=7, metavar="N", help="windows that open within N days (7)")
+    plan.add_argument("--all", action="store_true", help="every item, however many")
+    plan.add_argument("--json", action="store_true", help="for machines")
+    plan.add_argument("--no-color", action="store_true", help="also without it, colours are for terminals only")
     write = commands.add_parser("schema", help="write the JSON schema of platform files, for editors")
     write.add_argument("--print", action="store_true", help="to standard output")
     chosen = parser.parse_args(arguments)
@@ -44,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _setup()
         if chosen.command == "schema":
             return _schema(to_screen=chosen.print)
+        if chosen.command == "plan":
+            return _plan(chosen)
         return _check(chosen)
     except UpkeepError as wrong:
         print(wrong, file=sys.stderr)
@@ -72,6 +90,61 @@ def _as_server() -> None:
     os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
     # Its hooks talk to the log of a task; here they would talk into the answer.
     os.environ["AIRFLOW__LOGGING__LOGGING_LEVEL"] = "ERROR"
+
+
+# -- plan ----------------------------------------------------------------------------------------------------------
+
+
+def _days(text: str) -> float:
+    try:
+        days = float(text)
+    except ValueError:
+        days = 0
+    if not 0 < days <= 366:
+        raise argparse.ArgumentTypeError(f"a number of days up to 366, got {text!r}")
+    return days
+
+
+def _plan(chosen: argparse.Namespace) -> int:
+    _as_server()
+    from upkeep.plan import text
+
+    good, broken = _chosen(chosen.platforms)
+    for each in broken:
+        print(f"{each.file.name}: {each.error}", file=sys.stderr)
+    now = datetime.now(UTC)
+    plans = [_coming(platform, now, chosen.days) for platform in good]
+    if chosen.json:
+        print(text.as_json(plans, now=now, days=chosen.days))
+    else:
+        colour = sys.stdout.isatty() and not chosen.no_color
+        width = shutil.get_terminal_size((120, 40)).columns
+        for line in text.table(plans, colour=colour, width=width, everything=chosen.all):
+            print(line)
+    return int(bool(broken) or any(plan.unknown for plan in plans))
+
+
+def _coming(platform: Platform, now: datetime, days: float) -> Coming:
+    """One platform's plan; without the ledger, what can be said without."""
+    from upkeep import connections
+    from upkeep.plan import Asked
+    from upkeep.plan.gather import JOBS, Coming, gather, slots
+
+    windows = slots(platform, now, days)
+    if platform.postgres is None:
+        return Coming(platform, windows, {}, {})
+    with ExitStack() as opened:
+        ledger = None
+        with suppress(LedgerError, SettingsError):
+            ledger = opened.enter_context(connections.open_ledger())
+        try:
+            maintenance = connections.postgres_conninfo(platform.conn("postgres"))
+        except SettingsError as missing:
+            return Coming(platform, windows, {}, dict.fromkeys(JOBS, str(missing)))
+        owner = ""
+        with suppress(SettingsError):
+            owner = connections.postgres_conninfo(platform.conn("postgres_owner"))
+        return gather(Asked(platform=platform, slots=windows, maintenance=maintenance, owner=owner, ledger=ledger))
 
 
 # -- check ---------------------------------------------------------------------------------------------------------
