@@ -1,33 +1,56 @@
 """
-Monthly maintenance of one platform: look, rebuild the indexes that are worth it, report.
+Monthly maintenance of one platform: look, delete what has expired, rebuild the indexes that are worth it, report.
 
 - **Runs** monthly when the platform's maintenance window opens (`windows.monthly`).
-- **Touches** a canary row in `health`; in `leftovers` invalid indexes that interrupted rebuilds left behind; in
-  `reindex` only bloated indexes, one at a time and concurrently. Tables stay readable and writable throughout.
+- **Touches** a canary row in `health`; in `retention` rows that the platform file's rules have expired, archived first
+  where they say so, in small transactions and inside a cap; in `leftovers` invalid indexes that interrupted rebuilds
+  left behind; in `reindex` only bloated indexes, one at a time and concurrently. Tables stay readable and writable
+  throughout.
 - **Re-run** any task whenever you like: each starts from what it finds, and an index that was rebuilt is not again.
 - **If it fails** open the first red task: its last lines say what was found and what to do. An index that was not
   rebuilt says who was in the way, or what was missing; nothing is lost by waiting for the next window.
+- **To say yes** to a deletion beyond the cap, look at the finding `retention_plan` and trigger this Dag with the
+  digest it names as `approve_plan`; `dry_run` only counts.
 """
 
 from datetime import timedelta
 
-from airflow.sdk import DAG, TriggerRule
+from airflow.sdk import DAG, Param, TriggerRule
 
 from upkeep.defaults import dag_defaults, postgres_pool
 from upkeep.health.operators import HealthCheckOperator
 from upkeep.platforms import Platform, platforms
 from upkeep.postgres.reindex.operators import ChooseIndexesOperator, DropLeftoversOperator, RebuildIndexOperator
 from upkeep.report.operators import ReportOperator
+from upkeep.retention.operators import RetentionOperator
 from upkeep.watcher import WatcherOperator
+
+PARAMS = {
+    "approve_plan": Param(
+        "",
+        type="string",
+        pattern="^([0-9a-f]{64})?$",
+        description="Digest of the retention plan to which you say yes, as the finding `retention_plan` names it.",
+    ),
+    "dry_run": Param(False, type="boolean", description="Count what retention would delete, and delete nothing."),
+}
 
 
 def monthly_maintenance(platform: Platform) -> None:
     window = platform.windows.monthly
-    with DAG(**dag_defaults(platform, "monthly"), schedule=window.start, doc_md=__doc__):
+    with DAG(**dag_defaults(platform, "monthly"), schedule=window.start, params=PARAMS, doc_md=__doc__):
         health = HealthCheckOperator(task_id="health", platform=platform.name, execution_timeout=timedelta(minutes=2))
         work = [health]
         if platform.postgres:
             care = {"platform": platform.name, "pool": postgres_pool(platform)}
+            retention = RetentionOperator(
+                task_id="retention",
+                dry_run="{{ params.dry_run }}",
+                approve_plan="{{ params.approve_plan }}",
+                trigger_rule=TriggerRule.ALL_DONE,
+                execution_timeout=window.length + timedelta(minutes=10),
+                **care,
+            )
             leftovers = DropLeftoversOperator(task_id="leftovers", trigger_rule=TriggerRule.ALL_DONE, **care)
             choose = ChooseIndexesOperator(task_id="choose_indexes", trigger_rule=TriggerRule.ALL_DONE, **care)
             reindex = RebuildIndexOperator.partial(
@@ -37,8 +60,9 @@ def monthly_maintenance(platform: Platform) -> None:
                 execution_timeout=window.length + timedelta(minutes=10),
                 **care,
             ).expand(item=choose.output)
-            health >> leftovers >> choose >> reindex
-            work += [leftovers, choose, reindex]
+            # Deleting bloats indexes, so they are chosen after it.
+            health >> retention >> leftovers >> choose >> reindex
+            work += [retention, leftovers, choose, reindex]
         report = ReportOperator(task_id="report", platform=platform.name, trigger_rule=TriggerRule.ALL_DONE)
         watcher = WatcherOperator(task_id="watcher")
         work >> report >> watcher
