@@ -91,17 +91,24 @@ def test_the_next_window_does_what_is_due_now(shop: PostgresServer, capsys: pyte
 
 
 def test_what_does_not_fit_waits_for_the_window_after(shop: PostgresServer, capsys: pytest.CaptureFixture[str]) -> None:
-    table(shop, "large", dead=4000)
-    table(shop, "small", dead=3000)
-    # As large as the catalog says: 50 MB/s × 5 min are 15 GB.
-    shop.superuser("update pg_class set relpages = 1900000, relallvisible = 0 where relname = 'large'")
+    for name, dead, gigabytes in (("huge", 5000, 20), ("first", 4000, 8), ("second", 3500, 8), ("small", 3000, 0.1)):
+        table(shop, name, dead=dead)
+        # As large as the catalog says; 50 MB/s × 5 min are 15 GB.
+        pages = int(gigabytes * 1e9 / 8192)
+        shop.superuser(f"update pg_class set relpages = {pages}, relallvisible = 0 where relname = '{name}'")
     first, second, *rest = vacuum_items(json.loads(plan(capsys, "--json")[1]))
-    assert [(item["object"], bool(item["left_out"])) for item in first] == [
-        ("public.large", True), ("public.small", False),
-    ]  # fmt: skip
-    assert first[0]["left_out"] == "it would take about 5 min, and 5 min of the window would be left"
-    assert [item["object"] for item in second] == ["public.large"]
-    assert rest[0][0]["left_out"], "and says so again: it never fits"
+    assert {item["object"]: item["left_out"] for item in first} == {
+        "public.huge": "it would take about 7 min, and the whole window is 5 min: widen it",
+        "public.first": "",
+        "public.second": "it would take about 3 min, and 2 min of the window would be left",
+        "public.small": "",
+    }
+    assert [(item["object"], item["left_out"]) for item in second] == [("public.second", "")]
+    assert rest == [[]] * 5
+
+    said = plan(capsys, "--no-color")[1]
+    assert "    vacuum  2 to do, about 3 min, 7.9 GiB, 2 left out" in said.splitlines()
+    assert " left out: it would take about 7 min, and" in said
 
 
 def test_who_cannot_be_asked_is_unknown_and_the_status_says_so(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -63,7 +64,7 @@ def table(plans: Sequence[Coming], *, colour: bool, width: int, everything: bool
     """Lines for a terminal: per platform its windows, what each would do, what it would leave out and why."""
 
     def paint(text: str, code: str) -> str:
-        return f"\033[{code}m{text}\033[0m" if colour and text else text
+        return f"\033[{code}m{text}\033[0m" if colour and code and text else text
 
     for plan in plans:
         yield paint(plan.platform.name, BOLD) + paint(f"  {plan.platform.title}", DIM)
@@ -71,7 +72,8 @@ def table(plans: Sequence[Coming], *, colour: bool, width: int, everything: bool
             yield f"  {paint('unknown', MAGENTA)}  what {job} would do: {reason}"
         busy = {each.slot for them in plan.jobs.values() for each in them}
         for slot in (slot for slot in plan.slots if slot in busy):
-            yield f"  {paint(f'{slot.starts:%a %d %b %H:%M}', BOLD)}  {slot.name}, {_length(slot)}"
+            starts, ends = f"{slot.starts:%a %d %b %H:%M}", f"{slot.starts + slot.length:%H:%M}"
+            yield f"  {paint(starts, BOLD)}  {slot.name}, until {ends} UTC"
             for job, them in plan.jobs.items():
                 yield from _job(job, [each for each in them if each.slot == slot], paint, width, everything)
         idle = [slot for slot in plan.slots if slot not in busy]
@@ -92,7 +94,7 @@ def _job(job: str, items: list[Planned], paint: Any, width: int, everything: boo
         parts += [size(sum(each.bytes or 0 for each in done))]
     parts += [f"{len(left)} left out"] if left else []
     yield f"    {paint(job, BOLD)}  {', '.join(parts)}"
-    names = min(max(len(each.object) for each in items), 40)
+    names = max(len(each.object) for each in items)
     acts = max(len(each.act) for each in items)
     indent = 6 + names + 2 + acts + 2 + 8 + 2 + 10 + 2
     for some, mark in ((done, ""), (left, "left out: ")):
@@ -100,9 +102,17 @@ def _job(job: str, items: list[Planned], paint: Any, width: int, everything: boo
         for each in shown:
             seconds = span(each.seconds) if each.seconds is not None else "?"
             volume = size(each.bytes) if each.bytes is not None else "?"
-            head = f"      {_cut(each.object, names):<{names}}  {each.act:<{acts}}  {seconds:>8}  {volume:>10}  "
-            said = mark + (each.left_out or each.because)
-            yield head + paint(_cut(said, max(30, width - indent)), YELLOW if mark else "")
+            head = f"      {each.object:<{names}}  {each.act:<{acts}}  {seconds:>8}  {volume:>10}  "
+            said, code = mark + (each.left_out or each.because), YELLOW if mark else ""
+            # Where a terminal is narrow the reason goes below.
+            below = width - indent < 45
+            rows = textwrap.wrap(said, width - (10 if below else indent))
+            if below:
+                yield head.rstrip()
+                yield from (" " * 10 + paint(row, code) for row in rows)
+            else:
+                yield head + paint(rows[0], code)
+                yield from (" " * indent + paint(row, code) for row in rows[1:])
         if len(some) > len(shown):
             yield paint(
                 f"      … and {len(some) - len(shown)} more{' left out' if mark else ''}; --all shows them", DIM
@@ -124,12 +134,3 @@ def _names(slots: Sequence[Slot]) -> str:
     for slot in slots:
         counts[slot.name] = counts.get(slot.name, 0) + 1
     return ", ".join(f"{count} × {name}" if count > 1 else name for name, count in counts.items())
-
-
-def _length(slot: Slot) -> str:
-    ends = slot.starts + slot.length
-    return f"until {ends:%H:%M} UTC"
-
-
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"

@@ -65,10 +65,10 @@ def _filled(
         left, later = slot.length.total_seconds(), []
         for need in waiting:
             seconds = rate.seconds(need)
-            why_not = _left_out(need, seconds, left)
+            why_not = _left_out(need, seconds, left, slot.length.total_seconds())
             if not why_not:
                 left -= seconds
-            elif need.allowed and not need.in_vain:
+            elif need.allowed and not need.in_vain and seconds <= slot.length.total_seconds():
                 later.append(need)
             yield Planned(
                 slot=slot,
@@ -83,11 +83,13 @@ def _filled(
         waiting = later
 
 
-def _left_out(need: Need, seconds: float, left: float) -> str:
+def _left_out(need: Need, seconds: float, left: float, whole: float) -> str:
     if not need.allowed:
         return "this role may not maintain it; `python -m upkeep check` says which grant is missing"
     if need.in_vain:
         return need.in_vain
+    if need.arm != "freeze" and seconds > whole:
+        return f"it would take about {span(seconds)}, and the whole window is {span(whole)}: widen it"
     if need.arm != "freeze" and seconds > left:
         return f"it would take about {span(seconds)}, and {span(max(left, 0))} of the window would be left"
     return ""
