@@ -107,13 +107,16 @@ def carried_out(item: Item, result: Result, stays: Mapping[str, Any]) -> Outcome
     facts = {**vars(result), "held": stays.get("held"), "referenced": stays.get("referenced"), "left": left}
     found = []
     if result.state == "failed":
+        slow = "rows at a time" in result.reason
         found.append(
             Finding(
                 check=DELETE,
                 object=item.table,
                 severity=SEVERITY,
                 summary=f"given up after {result.deleted:,} of {item.due:,} rows: {result.reason}",
-                hint="look for foreign keys without an index and for slow triggers; the next run goes on from here.",
+                hint="look for foreign keys without an index and for slow triggers; the next run goes on from here."
+                if slow
+                else "repair that, then clear the task; it goes on from here, and what is deleted stays on record.",
                 facts=facts,
             )
         )
