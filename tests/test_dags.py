@@ -29,7 +29,7 @@ def name(dag: Any) -> str:
 def test_every_file_loads() -> None:
     assert BAG.import_errors == {}
     assert {dag.dag_id for dag in MAINTENANCE} == {
-        f"{platform.name}_{cadence}_maintenance" for platform in platforms() for cadence in ("daily", "monthly")
+        f"{platform.name}_{cadence}_maintenance" for platform in platforms() for cadence in ("daily", "weekly", "monthly")
     }
     assert "alert_delivery" in BAG.dags
 
@@ -92,7 +92,7 @@ AIRFLOW_SIDE = {
     "alerts/operators.py", "alerts/tell.py", "alerts/callbacks.py", "alerts/senders.py",
     "report/storage.py", "report/page.py", "report/operators.py",
     "health/operators.py", "logs/operators.py", "cleanup/operators.py", "postgres/operators.py",
-    "postgres/reindex/operators.py", "retention/operators.py",
+    "postgres/advice/operators.py", "postgres/reindex/operators.py", "retention/operators.py",
 }  # fmt: skip
 PLUGIN = REPOSITORY / "plugins" / "upkeep"
 PLAIN = [file for file in sorted(PLUGIN.rglob("*.py")) if str(file.relative_to(PLUGIN)) not in AIRFLOW_SIDE]

@@ -135,7 +135,11 @@ def start_studyspot(home: Home) -> None:
 
 
 def start_studyspot_standby(home: Home) -> None:
-    start_standby(home, "postgres.studyspot", "postgres.studyspot_standby")
+    name = "postgres.studyspot_standby"
+    start_standby(home, "postgres.studyspot", name)
+    connection = connection_to(home, "postgres.studyspot", "upkeep", "studyspot")
+    connection["extra"]["upkeep_standbys"] = f"127.0.0.1:{home.facts(name)['port']}"
+    home.connect("studyspot_postgres", connection)
 
 
 def start_adaptive_learning(home: Home) -> None:
@@ -146,7 +150,8 @@ def _start_platform(
     home: Home, platform: str, version: int, *, settings: Mapping[str, str | int | bool] | None = None
 ) -> None:
     name = f"postgres.{platform}"
-    start_cluster(home, name, version, settings=settings)
+    # As safe as a production server should be, or the advice on settings would be red.
+    start_cluster(home, name, version, settings={"fsync": True, **(settings or {})})
     prepare_platform(home, name, platform)
     owner = dsn(home, name, "app_owner", platform)
     data.load(owner, platform, float(home.facts("sandbox").get("scale", 1.0)))

@@ -41,16 +41,23 @@ class AdviceOperator(PostgresOperator):
         self.area = area
 
     def act(self, context: Context, run: Run) -> dict[str, Any]:
+        import contextlib
         from datetime import UTC, datetime
+
+        import psycopg
 
         from upkeep.connections import postgres_standbys
         from upkeep.health.side_by_side import look_side_by_side
         from upkeep.postgres.advice.reports import REPORTS
+        from upkeep.postgres.session import connect
 
         if self.area not in REPORTS:
             raise SettingsError(f"no area {self.area!r} of advice", hint=f"one of {', '.join(REPORTS)}.")
         if reason := self.unusable(context, "postgres"):
             raise AirflowSkipException(f"the database cannot be used: {reason}")
+        with contextlib.suppress(psycopg.OperationalError), connect(self.conninfo()):
+            # A refused password ends here: the reports would each try it, and each twice.
+            pass
         now = datetime.now(UTC)
         counted: dict[str, dict[str, Any]] = {}
         measured: dict[tuple[str, str], float] = {}

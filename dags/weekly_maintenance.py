@@ -1,0 +1,47 @@
+"""
+Weekly maintenance of one platform: look, then tell the database's owner what is worth knowing.
+
+- **Runs** weekly when the platform's maintenance window opens (`windows.weekly`).
+- **Touches** nothing but a canary row in `health`. `statistics` and `settings` read catalogs and counters, and keep in
+  the ledger what those stood at, so that the next run tells what happened in between.
+- **Re-run** any task whenever you like: a run that is repeated compares with the same week again.
+- **If it fails** open the first red task: its last lines say what was found and what to do. Slow queries, idle indexes
+  and sizes are told in the report and turn nothing red; a setting that can lose the database does, at P0.
+"""
+
+from datetime import timedelta
+
+from airflow.sdk import DAG, TriggerRule
+
+from upkeep.defaults import dag_defaults, postgres_pool
+from upkeep.health.operators import HealthCheckOperator
+from upkeep.platforms import Platform, platforms
+from upkeep.postgres.advice.operators import AdviceOperator
+from upkeep.report.operators import ReportOperator
+from upkeep.watcher import WatcherOperator
+
+
+def weekly_maintenance(platform: Platform) -> None:
+    with DAG(**dag_defaults(platform, "weekly"), schedule=platform.windows.weekly.start, doc_md=__doc__):
+        health = HealthCheckOperator(task_id="health", platform=platform.name, execution_timeout=timedelta(minutes=2))
+        areas = []
+        if platform.postgres:
+            areas += [
+                AdviceOperator(
+                    task_id=area,
+                    area=area,
+                    platform=platform.name,
+                    pool=postgres_pool(platform),
+                    trigger_rule=TriggerRule.ALL_DONE,
+                    execution_timeout=timedelta(minutes=10),
+                )
+                for area in ("statistics", "settings")
+            ]
+        report = ReportOperator(task_id="report", platform=platform.name, trigger_rule=TriggerRule.ALL_DONE)
+        watcher = WatcherOperator(task_id="watcher")
+        health >> areas >> report >> watcher
+        [health, *areas] >> watcher
+
+
+for platform in platforms():
+    weekly_maintenance(platform)
