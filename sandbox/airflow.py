@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import secrets
 import signal
+import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import httpx
+import psycopg
 from psycopg.conninfo import make_conninfo
 
 from sandbox import processes
@@ -19,6 +25,16 @@ from sandbox.home import REPOSITORY, Home, SandboxError
 from sandbox.servers import environment as servers_environment
 
 FINISHED = ("success", "failed")
+VERSION = metadata.version("apache-airflow")
+COMMAND = Path(sys.executable).parent / "airflow"
+COMPONENTS = {
+    "api-server": ["api-server"],
+    "scheduler": ["scheduler", "--skip-serve-logs"],
+    "dag-processor": ["dag-processor"],
+    "triggerer": ["triggerer", "--skip-serve-logs"],
+}
+# Asked politely the triggerer waits ten seconds for triggers that it does not have.
+SIGNALS = {"airflow.triggerer": signal.SIGKILL}
 
 
 def environment(home: Home, *, dags: Path | None = None) -> dict[str, str]:
@@ -40,13 +56,14 @@ def environment(home: Home, *, dags: Path | None = None) -> dict[str, str]:
         "AIRFLOW__SECRETS__BACKEND_KWARGS": json.dumps({"path": str(home.path / "connections.json")}),
         **home.facts("airflow").get("environment", {}),
         "AIRFLOW_HOME": str(base),
-        # `airflow standalone` finds its own command by PATH.
+        # Airflow's processes find each other's command by PATH.
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'plugins'}",
         "UPKEEP_AIRFLOW_URL": url,
         "AIRFLOW__CORE__DAGS_FOLDER": str(dags or REPOSITORY / "dags"),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPOSITORY / "plugins"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__FERNET_KEY": _secret(home, "fernet_key"),
         "AIRFLOW__CORE__PARALLELISM": "4",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin,operator:op,viewer:viewer",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(base / "passwords.json"),
@@ -56,8 +73,7 @@ def environment(home: Home, *, dags: Path | None = None) -> dict[str, str]:
         "AIRFLOW__API__BASE_URL": url,
         "AIRFLOW__API__WORKERS": "1",
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": facts["airflow_dsn"],
-        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(home.port("airflow.worker_logs")),
-        "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(home.port("airflow.trigger_logs")),
+        "AIRFLOW__API_AUTH__JWT_SECRET": _secret(home, "jwt_secret"),
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "10",
         # Left at their defaults these make every task of a local demo a second slower.
@@ -67,21 +83,44 @@ def environment(home: Home, *, dags: Path | None = None) -> dict[str, str]:
 
 
 def start(home: Home, *, dags: Path | None = None, timeout_s: float = 120) -> None:
-    """``airflow standalone`` (scheduler, Dag processor, API server, triggerer), ready to answer."""
-    if processes.running(home, "airflow"):
-        return
+    """
+    Scheduler, Dag processor, API server and triggerer, ready to answer.
+
+    Not by ``airflow standalone``: its scheduler and triggerer serve their logs on every address of the machine.
+    """
     env = environment(home, dags=dags)
     (home.directory("airflow") / "passwords.json").write_text(
         json.dumps({"admin": "admin", "operator": "operator", "viewer": "viewer"})
     )
-    processes.start(
-        home,
-        "airflow",
-        [Path(sys.executable).parent / "airflow", "standalone"],
-        env=env,
-        ready=lambda: _healthy(env["UPKEEP_AIRFLOW_URL"]),
-        timeout_s=timeout_s,
+    _migrate(home, env, timeout_s)
+    for name, command in COMPONENTS.items():
+        processes.start(home, f"airflow.{name}", [COMMAND, *command], env=env)
+    processes.wait_until(
+        lambda: _healthy(env["UPKEEP_AIRFLOW_URL"]),
+        timeout_s,
+        "Airflow to be healthy",
+        home.logs / "airflow.scheduler.log",
     )
+
+
+def _migrate(home: Home, env: dict[str, str], timeout_s: float) -> None:
+    """Airflow's tables, which take it ten seconds to look at, only where they are not there yet."""
+    with psycopg.connect(env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].replace("+psycopg2", "")) as connection:
+        (there,) = connection.execute("select to_regclass('alembic_version') is not null").fetchone() or (False,)
+    if there and home.facts("airflow").get("migrated") == VERSION:
+        return
+    done = subprocess.run(
+        [COMMAND, "db", "migrate"],
+        env={**os.environ, **env},
+        cwd=home.path,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+    if done.returncode:
+        raise SandboxError(f"airflow db migrate failed:\n{done.stdout[-1000:]}{done.stderr[-2000:]}")
+    home.remember("airflow", migrated=VERSION)
 
 
 def ledger_conninfo(home: Home) -> str:
@@ -97,8 +136,18 @@ def ledger_conninfo(home: Home) -> str:
 
 
 def stop(home: Home) -> None:
-    # standalone stops its four components on SIGINT.
-    processes.stop(home, "airflow", sig=signal.SIGINT, timeout_s=20)
+    names = [f"airflow.{name}" for name in COMPONENTS]
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(lambda name: processes.stop(home, name, sig=SIGNALS.get(name), timeout_s=20), names))
+
+
+def _secret(home: Home, name: str) -> str:
+    """A random key, the same for all of Airflow's processes and the next start."""
+    known = home.facts("airflow").get(name)
+    if not known:
+        known = base64.urlsafe_b64encode(secrets.token_bytes(32 if name == "fernet_key" else 64)).decode()
+        home.remember("airflow", **{name: known})
+    return str(known)
 
 
 def _healthy(url: str) -> bool:
@@ -161,7 +210,7 @@ class Api:
             if time.monotonic() > deadline:
                 states = {task["task_id"]: task["state"] for task in self.tasks(dag_id, run_id)}
                 raise SandboxError(f"{dag_id} {run_id} is {run['state']} after {timeout_s:g} s: {states}")
-            time.sleep(0.3)
+            time.sleep(1)
         return run
 
     def log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1, map_index: int = -1) -> str:

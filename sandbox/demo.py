@@ -53,10 +53,8 @@ def demo(home: Home, *, scale: float) -> bool:
     starting = Starting(home)
     starting.start()
     sandbox.up(home, scale=scale)
-    say("Airflow: scheduler, Dag processor, API server, triggerer")
-    starting.wait()
-    say("python -m upkeep setup")
-    upkeep_setup(home)
+    say("Airflow: scheduler, Dag processor, API server, triggerer; python -m upkeep setup")
+    print(starting.wait(), flush=True)
     api = airflow.Api(home)
     dag_ids = [f"{name}_daily_maintenance" for name in PLATFORMS]
     api.wait_for_dags(*dag_ids, "alert_delivery")
@@ -72,26 +70,30 @@ def demo(home: Home, *, scale: float) -> bool:
 
 
 class Starting(threading.Thread):
-    """Airflow, starting beside everything else."""
+    """Airflow and what it needs of Upkeep, starting beside everything else."""
 
     def __init__(self, home: Home) -> None:
         super().__init__(daemon=True)
         self.home = home
         self.error: SandboxError | None = None
+        self.said = ""
 
     def run(self) -> None:
         try:
             airflow.start(self.home, timeout_s=300)
+            self.said = upkeep_setup(self.home)
         except SandboxError as error:
             self.error = error
 
-    def wait(self) -> None:
+    def wait(self) -> str:
+        """What `setup` said. :raises SandboxError: something did not start."""
         self.join()
         if self.error:
             raise self.error
+        return self.said
 
 
-def upkeep_setup(home: Home) -> None:
+def upkeep_setup(home: Home) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "upkeep", "setup"],
         env={**os.environ, **airflow.environment(home)},
@@ -103,9 +105,9 @@ def upkeep_setup(home: Home) -> None:
     )
     if done.returncode:
         raise SandboxError(f"python -m upkeep setup failed:\n{done.stdout[-1500:]}{done.stderr[-1500:]}")
-    for line in done.stdout.splitlines():
-        if line.startswith(("ledger:", "pools:", "roles:")):
-            print(f"  {line}", flush=True)
+    return "\n".join(
+        f"  {line}" for line in done.stdout.splitlines() if line.startswith(("ledger:", "pools:", "roles:"))
+    )
 
 
 def watch(api: airflow.Api, runs: dict[str, str], began: float) -> dict[str, str]:
@@ -135,7 +137,7 @@ def watch(api: airflow.Api, runs: dict[str, str], began: float) -> dict[str, str
                 )
             if state in airflow.FINISHED:
                 states[dag_id] = state
-        time.sleep(0.3)
+        time.sleep(1)
     for dag_id, state in states.items():
         run = api.run(dag_id, runs[dag_id])
         print(f"  {dag_id}: {state} in {_seconds(run):.1f} s", flush=True)
@@ -169,7 +171,7 @@ def where_to_look(home: Home) -> None:
     state = home.state()
     ports = state.get("ports", {})
     print()
-    if processes.running(home, "airflow"):
+    if processes.running(home, "airflow.api-server"):
         print(f"Airflow         http://127.0.0.1:{ports['airflow']}      user admin, password admin")
     if "inboxes.page" in ports:
         print(f"PagerDuty/Slack http://127.0.0.1:{ports['inboxes.page']}      what arrived")

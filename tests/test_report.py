@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -16,7 +14,7 @@ import pytest
 
 from sandbox.home import Home
 from tests.conftest import run
-from upkeep.errors import LedgerError, SettingsError
+from upkeep.errors import LedgerError
 from upkeep.findings import Finding, Outcome, Severity, judged, ok, unknown
 from upkeep.ledger import Change, Ledger
 from upkeep.ledger.migrate import migrate
@@ -26,8 +24,6 @@ from upkeep.report import wording
 from upkeep.report.gather import freed, gather
 from upkeep.report.model import Report
 from upkeep.report.render import render_html, render_json, summary_text
-from upkeep.report.storage import DATA, PAGE, ReportError, announce, page_url, place, read, safe, store
-from upkeep.settings import settings
 
 MIB = 1024 * 1024
 NIGHT = run(14)
@@ -562,111 +558,6 @@ def test_freed_space_is_what_the_action_says_or_measured(
     verb: str, before: Mapping[str, int], after: Mapping[str, int], bytes: int | None
 ) -> None:
     assert freed(verb, before, after) == bytes
-
-
-# -- storage -----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("UPKEEP_REPORTS", f"file://{tmp_path}/kept/reports")
-    settings.cache_clear()
-    yield tmp_path / "kept" / "reports"  # type: ignore[misc]
-    settings.cache_clear()
-
-
-def test_a_report_is_stored_below_platform_dag_and_run_and_read_back(reports: Path) -> None:
-    run_id = "scheduled__2026-11-14T02:00:00+00:00"
-    store("studyspot", "studyspot_daily_maintenance", run_id, b"<html>", b"{}")
-    (page,) = reports.rglob(PAGE)
-    assert page.parent.parent == reports / "studyspot" / "studyspot_daily_maintenance"
-    assert re.fullmatch(r"scheduled__2026-11-14T02-00-00-00-00\.[0-9a-f]{16}", page.parent.name)
-    assert read("studyspot", "studyspot_daily_maintenance", run_id, PAGE) == b"<html>"
-    assert read("studyspot", "studyspot_daily_maintenance", run_id, DATA) == b"{}"
-
-
-def test_a_second_run_of_the_task_replaces_both_files(reports: Path) -> None:
-    store("s", "d", "r", b"one", b"1")
-    store("s", "d", "r", b"two", b"2")
-    assert (read("s", "d", "r", PAGE), read("s", "d", "r", DATA)) == (b"two", b"2")
-    assert len(list(reports.rglob("report.*"))) == 2
-
-
-def test_a_report_whose_json_is_missing_was_not_finished_and_is_not_shown(reports: Path) -> None:
-    store("s", "d", "r", b"one", b"1")
-    next(reports.rglob(DATA)).unlink()
-    assert read("s", "d", "r", PAGE) is None
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["../../../etc/passwd", "..", ".", "", "/etc/passwd", "a/b", "a\\b", "🧨" * 300, "x" * 300, "%2e%2e", "a\0b"],
-)
-def test_no_run_id_leaves_the_reports_directory(reports: Path, name: str) -> None:
-    store("studyspot", "dag", name, b"page", b"{}")
-    (page,) = reports.rglob(PAGE)
-    assert page.parent.parent == reports / "studyspot" / "dag"
-    assert len(page.parent.name.encode()) <= 120
-    assert read("studyspot", "dag", name, PAGE) == b"page"
-
-
-def test_different_run_ids_never_share_a_directory() -> None:
-    names = ["a:b", "a+b", "a-b", "a b", "a/b", "a.b", ".a.b", "..a.b", "", ".", "..", "x" * 150, "x" * 151]
-    assert len({safe(name) for name in names}) == len(names)
-    assert not [name for name in names if safe(name) in ("", ".", "..") or "/" in safe(name)]
-
-
-def test_a_link_that_leads_out_of_the_reports_directory_is_not_followed(reports: Path, tmp_path: Path) -> None:
-    store("s", "d", "r", b"page", b"{}")
-    secret = tmp_path / "secret"
-    secret.write_text("secret")
-    page = next(reports.rglob(PAGE))
-    page.unlink()
-    page.symlink_to(secret)
-    assert read("s", "d", "r", PAGE) is None
-
-
-def test_only_the_two_files_of_a_report_can_be_read(reports: Path) -> None:
-    store("s", "d", "r", b"page", b"{}")
-    (next(reports.rglob(DATA)).parent / "other").write_text("other")
-    assert read("s", "d", "r", "other") is None
-
-
-def test_storage_that_refuses_is_named_with_its_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("in the way")
-    monkeypatch.setenv("UPKEEP_REPORTS", f"file://{tmp_path}/file/reports")
-    settings.cache_clear()
-    try:
-        with pytest.raises(
-            ReportError, match=r"cannot be written at file://.*\nHINT: `reports` in include/upkeep.yaml"
-        ):
-            store("s", "d", "r", b"", b"")
-    finally:
-        settings.cache_clear()
-
-
-def test_storage_behind_a_connection_that_does_not_exist_is_not_tried_without_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("UPKEEP_REPORTS", "s3://nobody@bucket/reports")
-    settings.cache_clear()
-    try:
-        with pytest.raises(SettingsError, match=r"no connection 'nobody'\nHINT: add it"):
-            store("s", "d", "r", b"", b"")
-    finally:
-        settings.cache_clear()
-
-
-def test_the_reports_address_is_on_record_and_survives_hostile_run_ids(ledger: Ledger) -> None:
-    url = page_url("studyspot", "dag", "manual__2026-11-14T02:00:00+00:00 ../x?#")
-    assert url.endswith("/upkeep/reports/studyspot/dag/manual__2026-11-14T02%3A00%3A00%2B00%3A00%20..%2Fx%3F%23/")
-    announce(ledger, NIGHT, url)
-    announce(ledger, NIGHT, url)
-    assert ledger.rows("select report_url from runs") == [{"report_url": url}]
-
-
-def test_place_is_where_settings_say(reports: Path) -> None:
-    assert str(place("s", "d", "r")) == f"file://{reports}/s/d/r"
 
 
 def test_a_ledger_that_is_down_is_said_to_be_that(ledger: Ledger) -> None:
