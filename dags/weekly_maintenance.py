@@ -20,6 +20,9 @@ from upkeep.postgres.advice.operators import AdviceOperator
 from upkeep.report.operators import ReportOperator
 from upkeep.watcher import WatcherOperator
 
+LOOKED_AT = ("http", "postgres", "redis", "kafka", "kubernetes", "metrics")
+"""Sections of the platform file; the trees of its hosts are daily maintenance's."""
+
 
 def weekly_maintenance(platform: Platform) -> None:
     with DAG(**dag_defaults(platform, "weekly"), schedule=platform.windows.weekly.start, doc_md=__doc__):
@@ -37,7 +40,9 @@ def weekly_maintenance(platform: Platform) -> None:
                 )
                 for area in ("statistics", "settings")
             ]
-        report = ReportOperator(task_id="report", platform=platform.name, trigger_rule=TriggerRule.ALL_DONE)
+        report = ReportOperator(
+            task_id="report", platform=platform.name, sections=LOOKED_AT, trigger_rule=TriggerRule.ALL_DONE
+        )
         watcher = WatcherOperator(task_id="watcher")
         health >> areas >> report >> watcher
         [health, *areas] >> watcher

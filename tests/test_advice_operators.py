@@ -17,9 +17,12 @@ from tests.advice_server import AdviceServer
 from tests.postgres_server import DATABASE
 from upkeep.connections import postgres_standbys
 from upkeep.ledger import Ledger
+from upkeep.platforms import platform as load
 from upkeep.postgres.advice import look
 from upkeep.postgres.advice.operators import AdviceOperator
 from upkeep.postgres.advice.reports import REPORTS
+from upkeep.report.gather import gather
+from upkeep.report.render import render_html
 from upkeep.settings import ROOT, settings
 
 LEVELS = {f"P{rank}": {"name": f"P{rank}", "respond": "15m", "resolve": "2h"} for rank in range(4)}
@@ -126,6 +129,23 @@ def test_what_makes_the_task_pointless_is_said(platform: AdviceServer, monkeypat
     monkeypatch.setenv("AIRFLOW_CONN_STUDYSPOT_POSTGRES", json.dumps({**connection, "password": "wrong"}))
     with pytest.raises(AirflowFailException, match="the server refused the role"):
         advise(1)
+
+
+def test_the_report_shows_what_was_listed_as_tables(platform: AdviceServer, ledger: Ledger) -> None:
+    platform("create table t (id int primary key, note text)")
+    platform("create index t_note on t (note)")
+    for _ in range(3):
+        platform("select pg_sleep(0.02) as nap, '<b>' as bold")
+    advise(1)
+    report = gather(ledger, load("studyspot"), "studyspot_weekly_maintenance", "week 1", sections=("postgres",))
+    page = render_html(report).decode()
+    assert '<td data-is="Statement">select pg_sleep($1) as nap, $2 as bold</td>' in page
+    assert '<th class="number">Time share</th>' in page
+    assert '<td data-is="Index">public.t_note</td>' in page
+    assert page.index("By total time") < page.index("Never scanned"), "what has the most to tell comes first"
+    assert "&#34;statement&#34;" not in page, "no JSON for people"
+    (facts,) = [check.facts for check in report.checks if check.check == "postgres_slow_queries"]
+    assert facts["by_total_time"][0]["calls"] == 3
 
 
 def test_standbys_are_those_that_the_connection_names(platform: AdviceServer, monkeypatch: pytest.MonkeyPatch) -> None:

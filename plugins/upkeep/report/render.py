@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from upkeep.report import wording
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 TEMPLATES = ROOT / "include" / "templates"
+
+SUBJECTS = ("statement", "index", "table", "sequence", "setting", "object")
+"""Names of the column that says what a row of a table is about."""
 
 UNFOLDED = 25
 """A group of more actions than this, all well, is shown folded."""
@@ -45,6 +49,7 @@ def render_html(report: Report) -> bytes:
             done=deeds_said(report.actions),
             # The headline stands above it already.
             rest=report.sentence.removeprefix(f"{report.headline}; "),
+            tables=_tables(report),
             trends=[_spark(trend) for trend in report.trends],
         )
     )
@@ -101,6 +106,7 @@ def environment() -> Environment:
         "first_upper": lambda text: text[:1].upper() + text[1:],
         "hour": wording.hour,
         "label": wording.label,
+        "simple": wording.simple,
         "span": wording.span,
         "times": lambda count: "once" if count == 1 else f"{wording.number(count)} times",
         "words": wording.words,
@@ -157,6 +163,32 @@ def _group(capability: str, verb: str, deeds: list[Deed]) -> dict[str, Any]:
             for deed in sorted(deeds, key=lambda d: (states.index(d.state), d.started_at))
         ],
     }
+
+
+def _tables(report: Report) -> list[dict[str, Any]]:
+    """Facts that are lists of records, each a table of its own: ``{"largest": [{"table": …, "bytes": …}, …]}``."""
+    made = []
+    for check in report.checks:
+        for name, value in check.facts.items():
+            if not wording.is_table(value):
+                continue
+            rows = [row for row in value if isinstance(row, Mapping)]
+            told = [key for key in rows[0] if any(row.get(key) not in (None, "") for row in rows)]
+            numeric = {key for key in told if all(isinstance(row.get(key), (int, float, NoneType)) for row in rows)}
+            # The ledger's JSON keeps no order: what a row is about comes first, numbers come last.
+            columns = sorted(told, key=lambda key: (key not in SUBJECTS, key in numeric))
+            made.append(
+                {
+                    "check": " ".join((check.check, check.object)).strip(),
+                    "name": wording.words(name),
+                    "columns": columns,
+                    "numeric": numeric,
+                    "rows": rows,
+                    "cut": next((entry for entry in value if isinstance(entry, str)), ""),
+                }
+            )
+    # What has the most to tell comes first.
+    return sorted(made, key=lambda table: -len(table["columns"]))
 
 
 def _spark(trend: Trend) -> dict[str, Any]:

@@ -45,6 +45,8 @@ def about(seconds: float) -> str:
 
 def number(value: float) -> str:
     """``1234567`` → ``1,234,567``; at most four significant digits behind the point."""
+    if isinstance(value, int):
+        return f"{value:,}"
     if not math.isfinite(value):
         return "not a number"
     if value == int(value) and abs(value) < 1e15:
@@ -73,6 +75,8 @@ _BYTES = re.compile(r"(^|_)bytes($|_)|_size$|^size$")
 _SECONDS = re.compile(r"(_s|seconds|_lag|_age)$")
 _SHARE = re.compile(r"(^|_)(share|rate|ratio)$")
 
+_MOMENT = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(\+00:00|Z)$")
+
 
 def fact(name: str, value: Any) -> str:
     """One fact for people; its name says its unit (``bytes_freed``, ``lag_s``, ``hit_rate``)."""
@@ -89,7 +93,7 @@ def fact(name: str, value: Any) -> str:
             return f"{value * 100:.3g} %"
         return number(value)
     if isinstance(value, str):
-        return value
+        return f"{value[:10]} {value[11:16]} UTC" if _MOMENT.match(value) else value
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
@@ -114,6 +118,16 @@ def facts_line(facts: Mapping[str, Any], most: int = 4, most_length: int = 60) -
         if len(text) <= most_length and len(shown) < most:
             shown.append(f"{label(name)} {text}")
     return " · ".join(shown)
+
+
+def is_table(value: Any) -> bool:
+    """Whether a fact is a list of records, and therefore shown as a table of its own."""
+    return isinstance(value, (list, tuple)) and bool(value) and isinstance(value[0], Mapping)
+
+
+def simple(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts that are not tables."""
+    return {name: value for name, value in facts.items() if not is_table(value)}
 
 
 _SAID_ELSEWHERE = {"state", "reason", "seconds", "first"}

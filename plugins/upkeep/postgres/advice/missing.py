@@ -120,7 +120,7 @@ def _finding(read: Read, best: Sequence[Condition], reason: str) -> Finding:
     if best:
         first = best[0]
         summary = f"{said} {statements.since(read.since)}; {number(first.calls)} calls so far look for one"
-        summary += f" {first.column}, which selects {number(max(1, first.share * read.rows))} rows: {first.text}"
+        summary += f" {first.column}, which selects {number(max(1, round(first.share * read.rows)))} rows: {first.text}"
         hint = (
             f"if its plan shows the scan, an index on {read.table} ({first.column}) would narrow it; try it on a copy."
         )

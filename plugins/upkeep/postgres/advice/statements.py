@@ -194,7 +194,7 @@ def _row(each: Statement, total_ms: float, texts: Mapping[str, str]) -> dict[str
     """One line of the table."""
     counters = each.counters
     return {
-        "statement": texts.get(each.queryid, "(forgotten meanwhile)"),
+        "statement": shortened(texts.get(each.queryid, "(forgotten meanwhile)")),
         "time_share": round(counters["exec_ms"] / total_ms, 4) if total_ms else None,
         "total_s": round(counters["exec_ms"] / 1000, 3),
         "calls": int(each.calls),
@@ -205,6 +205,10 @@ def _row(each: Statement, total_ms: float, texts: Mapping[str, str]) -> dict[str
         "temp_blocks": int(counters["temp_blocks"]),
         "wal_bytes": int(counters["wal_bytes"]),
     }
+
+
+def shortened(text: str, most: int = 200) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _slow(each: Statement, total_ms: float, texts: Mapping[str, str], said_since: str) -> Finding:
