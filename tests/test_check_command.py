@@ -126,6 +126,10 @@ RIGHTS = {
         "settings",
         "mistakes in the configuration files stay unseen until the next start",
     ),
+    "revoke execute on function upkeep.sample_index_pages(regclass, int) from upkeep": (
+        "page_sampler",
+        "may not call upkeep.sample_index_pages",
+    ),
     "alter role upkeep superuser": ("superuser", "upkeep is a superuser, more than Upkeep needs"),
 }
 
@@ -139,7 +143,7 @@ def test_a_missing_right_is_named_and_the_printed_grant_gives_it_back(taken, hom
             connection.execute(taken)
             (line,) = maintenance()
             assert (line.check, line.said) == (check, said)
-            assert line.mark == ("note" if check in ("superuser", "settings") else "missing")
+            assert line.mark == ("note" if check in ("superuser", "settings", "page_sampler") else "missing")
             statements = [part for part in re.split(r"or: |\n", line.cure) if part.endswith(";")]
             for statement in statements:
                 connection.execute(statement)

@@ -203,7 +203,19 @@ def test_who_comes_after_the_preflight_costs_the_build_but_leaves_nothing(
     sessions.pop().__exit__(None, None, None)
 
 
-# -- room, time, rights --------------------------------------------------------------------------------
+def test_sessions_that_cannot_be_seen_are_not_thereby_absent(server: ReindexServer, ledger: Ledger) -> None:
+    bloated(server, "bookings")
+    item = server.item(NOTE)
+    server.superuser("revoke pg_monitor from upkeep")
+    try:
+        done = server.rebuild_item(ledger, item)
+    finally:
+        server.superuser("grant pg_monitor to upkeep")
+    assert (done["state"], done["built"]) == ("in the way", False)
+    assert done["reason"].endswith("upkeep may not see other sessions (grant pg_monitor to upkeep;)")
+
+
+# -- room, time --------------------------------------------------------------------------------
 
 
 def nobody_knows() -> float:

@@ -121,8 +121,24 @@ def _maintenance_rights(
     yield _may_maintain(connection, me, conn_id)
     yield _may_probe(connection, me, conn_id)
     yield _may_read_files(connection, me, conn_id)
+    yield _may_sample(connection, me, conn_id)
     yield from _extensions(connection, me, conn_id)
     yield from _named(connection, conn_id, platform)
+
+
+def _may_sample(connection: Connection, me: dict[str, Any], conn_id: str) -> Outcome:
+    """A caveat and no lack: without it bloat is told by pgstatindex, or by comparing indexes with themselves."""
+    name = "page_sampler"
+    (sampler,) = ask(connection, "page_sampler")
+    if sampler["there"] and sampler["allowed"]:
+        return fine(name, conn_id, "upkeep.sample_index_pages may be called")
+    if sampler["there"]:
+        grant = f"grant execute on function upkeep.sample_index_pages(regclass, int) to {me['role']};"
+        return note(name, conn_id, "may not call upkeep.sample_index_pages", grant)
+    cure = f"run {ROLES_SQL}"
+    if not sampler["available"]:
+        cure = f"install the server's contrib package (postgresql-contrib); {cure}"
+    return note(name, conn_id, "no function upkeep.sample_index_pages: bloat is told more slowly", cure)
 
 
 def _may_maintain(connection: Connection, me: dict[str, Any], conn_id: str) -> Outcome:

@@ -1,7 +1,8 @@
 -- Transactions for which REINDEX CONCURRENTLY would wait, some of them only after it has built everything.
 --
 -- It waits for whoever holds any lock on the table (writers before the build, everybody before the old index goes), and
--- for every snapshot in the database that is older than the build. VACUUMs of other tables are not waited for.
+-- for every snapshot in the database that is older than the build. Neither VACUUMs of other tables nor autovacuum's
+-- ANALYZE of them are waited for.
 --
 -- Returns   one row per transaction, the oldest first: a stable id, pid (null when prepared), who, state, since when,
 --           how many seconds ago, the lock it holds on the table (null: only an old snapshot), whether it is an
@@ -54,7 +55,9 @@ where
     and a.xact_start is not null
     and (
         l.mode is not null
-        or a.backend_xmin is not null and not exists (select from pg_stat_progress_vacuum as v where v.pid = a.pid)
+        or a.backend_xmin is not null
+        and a.backend_type <> 'autovacuum worker'
+        and not exists (select from pg_stat_progress_vacuum as v where v.pid = a.pid)
     )
 union all
 select

@@ -54,6 +54,11 @@ def in_the_way(
 
     :returns: ``""`` when nobody is, else what kind of trouble; and who it is and since when.
     """
+    may = connection.execute("select pg_has_role('pg_read_all_stats', 'usage') as see").fetchone()
+    if not (may and may["see"]):
+        # Sessions that cannot be seen are not thereby absent.
+        role = connection.info.user
+        return "in the way", f"perhaps somebody; {role} may not see other sessions (grant pg_monitor to {role};)"
     question = {"schema": schema, "name": name}
     first: set[str] | None = None
     began = time.monotonic()

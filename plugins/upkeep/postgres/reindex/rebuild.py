@@ -73,7 +73,7 @@ def rebuild(
         if before["oid"] != item["oid"]:
             return {"state": "not needed", "reason": "it was rebuilt meanwhile", "built": False}
         # Of an earlier try of this task, which died with its worker or its server.
-        _clean(owner, item)
+        _clean(connection, owner, item)
         result: dict[str, Any] = {}
         for pause_s in pauses_s:
             if pause_s and ends and datetime.now(UTC) + timedelta(seconds=pause_s) > ends:
@@ -84,7 +84,7 @@ def rebuild(
             else:
                 result = _try(connection, conninfo, item, settings, free, ends)
                 if result["state"] != "done":
-                    result |= _clean(owner, item)
+                    result |= _clean(connection, owner, item)
             if result["state"] != "locked" or result["built"]:
                 break
         after = _state(connection, item)
@@ -259,20 +259,24 @@ def _look_on(
 # -- afterwards ----------------------------------------------------------------------------------------
 
 
-def _clean(owner: str, item: Mapping[str, Any]) -> dict[str, Any]:
+def _clean(connection: Connection, owner: str, item: Mapping[str, Any]) -> dict[str, Any]:
     """Drop at once what a failed build left; what cannot be dropped now is named, and is the next run's first work."""
-    with connect(owner) as connection:
-        found = [one for one in leftovers.find(connection, item["table"]) if one.of_index == item["name"]]
     left = {}
-    for one in found:
-        dropped = leftovers.drop(owner, one.as_dict(), pauses_s=(0.0,))
-        if dropped["state"] not in ("done", "gone"):
-            left = {"leftover": one.index, "leftover_reason": dropped["reason"]}
+    for one in leftovers.find(connection, item["table"]):
+        if one.of_index == item["name"]:
+            dropped = leftovers.drop(owner, one.as_dict(), pauses_s=(0.0,))
+            if dropped["state"] not in ("done", "gone"):
+                left = {"leftover": one.index, "leftover_reason": dropped["reason"]}
     return left
 
 
 def _analyze(connection: Connection, item: Mapping[str, Any]) -> None:
-    """Statistics of an expression belong to the index, and the old one's are gone with it."""
+    """Statistics of an expression belong to its index; servers before 12.5 and 13.1 forget them with the old one."""
+    known = connection.execute(
+        "select from pg_stats where schemaname = %s and tablename = %s limit 1", [item["schema"], item["name"]]
+    ).fetchone()
+    if known is not None:
+        return
     name = sql.Identifier(item["table_schema"], item["table_name"])
     with (
         contextlib.suppress(psycopg.errors.QueryCanceled, psycopg.errors.InsufficientPrivilege),
