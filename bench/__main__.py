@@ -10,8 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.parse import parse
+from bench.retention import retention
 
-CONTESTS: dict[str, tuple[Callable[[], dict[str, Any]], float]] = {"parse": (parse, 1.5)}
+CONTESTS: dict[str, tuple[Callable[[], dict[str, Any]], float]] = {
+    "parse": (parse, 1.5),
+    "retention": (retention, 0.1),
+}
 """Each contest, and the ratio that it must not exceed."""
 
 RESULTS = Path(__file__).parent / "results.json"

@@ -49,7 +49,7 @@ STEPS = {
     "rows claimed and not deleted": lambda: die_at(deleting._Work, "_delete", count=3),
     "deleted and not committed": lambda: die_at(progress, "write", count=3),
     "committed and not told": lambda: die_at(deleting._Work, "_counts", count=2),
-    "told and not forgotten": lambda: die_at(records, "forget", count=2),
+    "told and not forgotten": lambda: die_at(records, "forget"),
     "between two passes": lambda: die_at(deleting._Work, "_another_turn"),
     "archive uploaded and not confirmed": lambda: die_at(archive.Archive, "_confirm", count=2),
     "archive confirmed, without its manifest": lambda: die_at(archive.Archive, "_put"),

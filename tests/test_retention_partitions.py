@@ -15,7 +15,7 @@ import pytest
 from sandbox import processes
 from sandbox.home import REPOSITORY, Home
 from tests.postgres_server import VERSIONS
-from tests.retention_server import BOOKINGS, PLAN, RetentionServer, a_home, archived, bucket, emptied
+from tests.retention_server import BOOKINGS, PLAN, Nobody, RetentionServer, a_home, archived, bucket, emptied
 from upkeep.retention import dropping
 from upkeep.retention.archive import Archive
 from upkeep.retention.deleting import Result
@@ -60,7 +60,7 @@ def partitioned(server: RetentionServer) -> None:
 
 
 def drop(server: RetentionServer, item: Item, **how: Any) -> Result:
-    how.setdefault("record", lambda connection: None)
+    how.setdefault("record", Nobody())
     return dropping.drop(server.deleter, item, plan=PLAN, **how)
 
 
@@ -129,6 +129,9 @@ DROPS = """
 import json, os, signal, sys
 from upkeep.retention import dropping
 from upkeep.retention.items import Item
+class Nobody:
+    def catch_up(self, connection):
+        pass
 conninfo, item, step = sys.argv[1:]
 original = getattr(dropping, step)
 def dies(*arguments, **named):
@@ -136,7 +139,7 @@ def dies(*arguments, **named):
         original(*arguments, **named)
     os.kill(os.getpid(), signal.SIGKILL)
 setattr(dropping, step, dies)
-dropping.drop(conninfo, Item.from_dict(json.loads(item)), plan="a" * 64, record=lambda connection: None)
+dropping.drop(conninfo, Item.from_dict(json.loads(item)), plan="a" * 64, record=Nobody())
 """
 
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import psycopg
 
@@ -78,8 +78,21 @@ class _Useless(Exception):
     """It cannot be done, however small; the reason is the argument."""
 
 
-Record = Callable[[Connection], None]
-"""Brings what ``upkeep.deletions`` holds into the ledger; called after each transaction, before it counts."""
+CATCH_UP = 100
+"""Transactions until what the ledger has by then is removed from ``upkeep.deletions``."""
+
+Step = tuple[int, progress_of.Progress, Mapping[str, Any] | None]
+"""What a transaction did: rows looked at, how far that is, and its row of ``upkeep.deletions``."""
+
+
+class Record(Protocol):
+    """The deletion ledger; ``upkeep.retention.records.Copier``."""
+
+    def tell(self, row: Mapping[str, Any]) -> None:
+        """Take over what a transaction has written down."""
+
+    def catch_up(self, connection: Connection) -> None:
+        """Take over all that is written down, and remove it there."""
 
 
 @contextmanager
@@ -174,7 +187,15 @@ class _Work:
     def run(self, connection: Connection) -> None:
         """Everything, from where the database says that it stands."""
         # What an attempt that was killed deleted and did not tell.
-        self.record(connection)
+        self.record.catch_up(connection)
+        try:
+            self._all(connection)
+        except (_Stop, _Useless):
+            self.record.catch_up(connection)
+            raise
+        self.record.catch_up(connection)
+
+    def _all(self, connection: Connection) -> None:
         known = progress_of.read(connection, self.item.table)
         if known and known.archive and known.plan != self.plan and self.archive:
             # Confirmed under an older plan: its cut-off is older too. Finished first, so that the archive is true.
@@ -233,59 +254,59 @@ class _Work:
             if not self._timed(connection, self._batch):
                 return
 
-    def _batch(self, connection: Connection) -> tuple[int, progress_of.Progress]:
-        """One transaction: rows looked at, and how far that is."""
-        now = self.progress
-        bounds = {"after_key": now.after_key, "after_tid": now.after_tid, "rows": self.pace.rows}
-        after, inclusive = now.after_key is not None, now.after_tid is None
+    def _batch(self, connection: Connection) -> Step:
+        now, item = self.progress, self.item
+        values = {**self._values(), "after_key": now.after_key, "after_tid": now.after_tid, "rows": self.pace.rows}
+        how = {"after": now.after_key is not None, "inclusive": now.after_tid is None}
+        if statements.is_plain(item):
+            done = connection.execute(statements.claim_and_delete(item, **how), values).fetchone()
+            assert done is not None
+            seen, record = done.pop("seen"), done.pop("record")
+            return seen, replace(now, **done) if seen else now, record
         with connection.transaction():
-            seen = connection.execute(
-                statements.claim(self.item, after=after, inclusive=inclusive),
-                {"cut_off": self.item.cut_off, **bounds},
-            ).fetchone()
-            assert seen is not None
-            if not seen["seen"]:
-                return 0, now
-            gone = self._delete(connection, seen["tids"])[0]
+            claimed = connection.execute(statements.claim(item, **how), values).fetchone()
+            assert claimed is not None
+            if not claimed["seen"]:
+                return 0, now, None
+            gone = self._delete(connection, claimed["tids"])
             nexts = replace(
                 now,
-                after_key=seen["last_key"],
-                after_tid=seen["last_tid"],
-                again_key=now.again_key or seen["skipped_key"],
+                after_key=claimed["last_key"],
+                after_tid=claimed["last_tid"],
+                again_key=now.again_key or claimed["skipped_key"],
                 batches=now.batches + 1,
-                deleted=now.deleted + gone,
+                deleted=now.deleted + gone["rows"],
             )
             progress_of.write(connection, nexts)
-        return seen["seen"], nexts
+        return claimed["seen"], nexts, gone["record"]
 
-    def _delete(
-        self, connection: Connection, tids: str | None, archive: str | None = None, xmins: Sequence[str] = ()
-    ) -> tuple[int, set[str]]:
-        """Delete claimed rows and write it down; how many, and which."""
+    def _values(self) -> dict[str, Any]:
+        return {
+            "cut_off": self.item.cut_off,
+            "relation": self.item.table,
+            "plan": self.progress.plan,
+            "column": self.item.column,
+            "condition": statements.condition(self.item),
+            "archive": self.progress.archive,
+        }
+
+    def _delete(self, connection: Connection, tids: str | None, xmins: Iterable[str] | None = None) -> dict[str, Any]:
+        """Delete claimed rows and write it down."""
         if not tids:
-            return 0, set()
+            return {"rows": 0, "tids": None, "record": None}
         gone = connection.execute(
-            statements.delete(self.item, versions=archive is not None),
-            {
-                "cut_off": self.item.cut_off,
-                "tids": tids,
-                "relation": self.item.table,
-                "plan": self.progress.plan,
-                "column": self.item.column,
-                "condition": statements.condition(self.item),
-                "archive": archive,
-                "xmins": list(dict.fromkeys(xmins)),
-            },
+            statements.delete(self.item, versions=xmins is not None),
+            {**self._values(), "tids": tids, "xmins": list(dict.fromkeys(xmins or ()))},
         ).fetchone()
         assert gone is not None
-        return gone["rows"], _places(gone["tids"]) if archive else set()
+        return gone
 
-    def _timed(self, connection: Connection, act: Callable[[Connection], tuple[int, progress_of.Progress]]) -> int:
+    def _timed(self, connection: Connection, act: Callable[[Connection], Step]) -> int:
         """One transaction at the right size, then rest; how many rows it looked at."""
         while True:
             began = time.monotonic()
             try:
-                seen, nexts = act(connection)
+                step = act(connection)
             except (
                 psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected
             ) as late:  # fmt: skip
@@ -296,12 +317,16 @@ class _Work:
                 SLEEP(0.1)
                 continue
             break
-        self._counts(connection, nexts, time.monotonic() - began, seen)
-        return seen
+        self._counts(connection, step, time.monotonic() - began)
+        return step[0]
 
-    def _counts(self, connection: Connection, nexts: progress_of.Progress, seconds: float, seen: int) -> None:
+    def _counts(self, connection: Connection, step: Step, seconds: float) -> None:
         """A transaction was committed; it counts once the ledger knows."""
-        self.record(connection)
+        seen, nexts, record = step
+        if record is not None:
+            self.record.tell(record)
+        if nexts.batches % CATCH_UP == 0:
+            self.record.catch_up(connection)
         self.untidy += nexts.deleted - self.progress.deleted
         self.progress = nexts
         self._tell()
@@ -355,7 +380,7 @@ class _Work:
         self.result.changed += len(self.progress.kept)
         self.progress = nexts
 
-    def _slice(self, connection: Connection, segment: Segment, *, again: bool) -> tuple[int, progress_of.Progress]:
+    def _slice(self, connection: Connection, segment: Segment, *, again: bool) -> Step:
         now = self.progress
         end = min(now.place + self.pace.rows, len(segment.tids))
         places = now.kept if again else range(now.place, end)
@@ -367,17 +392,18 @@ class _Work:
                 {"cut_off": self.item.cut_off, "tids": list(chosen), "xmins": xmins},
             ).fetchone()
             assert claimed is not None
-            count, gone = self._delete(connection, claimed["tids"], segment.key, xmins)
-            stay = tuple(place for tid, place in chosen.items() if tid not in gone)
+            gone = self._delete(connection, claimed["tids"], xmins)
+            went = _places(gone["tids"])
+            stay = tuple(place for tid, place in chosen.items() if tid not in went)
             nexts = replace(
                 now,
                 place=now.place if again else end,
                 kept=stay if again else now.kept + stay,
                 batches=now.batches + 1,
-                deleted=now.deleted + count,
+                deleted=now.deleted + gone["rows"],
             )
             progress_of.write(connection, nexts)
-        return len(chosen), nexts
+        return len(chosen), nexts, gone["record"]
 
     def _finish_older(self, connection: Connection, known: progress_of.Progress) -> None:
         assert known.archive is not None

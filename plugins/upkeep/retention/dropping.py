@@ -44,7 +44,7 @@ def drop(
         raise ValueError(f"{item.table}: its rule wants an archive")
     began, result = time.monotonic(), Result()
     with session(conninfo) as connection, statement_timeout(connection, _most(ends)):
-        record(connection)
+        record.catch_up(connection)
         progress = progress_of.start(connection, item, plan)
         remember = "update upkeep.retention set item = %s where relation = %s"
         connection.execute(remember, [Jsonb(item.as_dict()), item.table])
@@ -54,7 +54,7 @@ def drop(
                 result.state, result.reason = "stopped", reason
             else:
                 _step_by_step(connection, item, progress, archive if item.archive else None, result)
-        record(connection)
+        record.catch_up(connection)
     result.seconds = round(time.monotonic() - began, 3)
     return result
 

@@ -127,7 +127,7 @@ def _one(job: Job, connection: Connection, item: Item, plan: Plan, go: Go) -> tu
 
     before = {key: getattr(item, key) for key in ("due", "rows", "held", "referenced", "bytes", "cut_off", "oldest")}
     verb = "drop_partition" if item.act == "drop" else "delete"
-    copy = records.copier(job.ledger, job.run)
+    copy = records.Copier(job.ledger, job.run)
     result, stays = Result(), {}
     try:
         with job.ledger.action(job.run, "retention", verb, item.table, plan=plan, before=before) as action:

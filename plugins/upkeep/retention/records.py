@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -16,30 +16,33 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def copier(ledger: Ledger, run: Run) -> Callable[[Connection], None]:
+class Copier:
     """
-    A function that copies what ``upkeep.deletions`` holds to the ledger, and empties it.
+    Copies what ``upkeep.deletions`` holds to the ledger, and removes it there.
 
-    A row is in one of the two or in both, never in none: killed in between, the next copy finds it again and its id
-    there already.
+    A row is in one of the two or in both, never in none: killed in between, the next copy finds it again, and its id
+    in the ledger already.
     """
-    columns = ", ".join(COLUMNS)
-    places = ", ".join(f"%({column})s" for column in COLUMNS)
 
-    def copy(connection: Connection) -> None:
+    def __init__(self, ledger: Ledger, run: Run) -> None:
+        self.ledger = ledger
+        self.mine = {"platform": run.platform, "dag_id": run.dag_id, "run_id": run.run_id}
+
+    def tell(self, *rows: Mapping[str, Any]) -> None:
+        """:raises LedgerError: the ledger is away; the rows stay where they are."""
+        names = ("platform", "dag_id", "run_id", *COLUMNS)
+        places = ", ".join(f"%({name})s" for name in names)
+        statement = f"insert into deletions ({', '.join(names)}) values ({places}) on conflict (id) do nothing"
+        with self.ledger.transaction() as target, target.cursor() as cursor:
+            cursor.executemany(statement, [{**self.mine, **row} for row in rows])
+
+    def catch_up(self, connection: Connection) -> None:
+        """All rows; ``connection`` is the owner's, in no transaction."""
+        columns = ", ".join(COLUMNS)
         rows = connection.execute(f"select {columns} from upkeep.deletions order by deleted_at").fetchall()
-        if not rows:
-            return
-        mine = {"platform": run.platform, "dag_id": run.dag_id, "run_id": run.run_id}
-        with ledger.transaction() as target, target.cursor() as cursor:
-            cursor.executemany(
-                f"insert into deletions (platform, dag_id, run_id, {columns})"
-                f" values (%(platform)s, %(dag_id)s, %(run_id)s, {places}) on conflict (id) do nothing",
-                [{**mine, **row} for row in rows],
-            )
-        forget(connection, [row["id"] for row in rows])
-
-    return copy
+        if rows:
+            self.tell(*rows)
+            forget(connection, [row["id"] for row in rows])
 
 
 def forget(connection: Connection, ids: Sequence[UUID]) -> None:

@@ -18,6 +18,20 @@ _CUT_OFF = sql.SQL("%(cut_off)s")
 _ANY = sql.SQL("any(array(select unnest(%(tids)s::tid[])))")
 """A list of places whose length the planner does not know: it would prefer to walk the whole index for a long one."""
 
+_LAST = sql.SQL("last as (select span.key, span.tid from span order by span.key desc, span.tid desc limit 1)")
+"""Where the next span begins."""
+
+_RECORDED = sql.SQL(
+    "recorded as ("
+    " insert into upkeep.deletions (relation, plan, cut_off, key_column, condition, from_key, to_key, rows, ids,"
+    " archive)"
+    " select %(relation)s, %(plan)s, %(cut_off)s::timestamptz, %(column)s, %(condition)s, min(key)::text,"
+    " max(key)::text, count(*), sum(id::numeric), %(archive)s from gone having count(*) > 0"
+    " returning to_jsonb(deletions) as record"
+    ")"
+)
+"""Written down in the statement that deletes, without content."""
+
 
 def table(item: Item) -> sql.Identifier:
     return sql.Identifier(item.schema, item.name)
@@ -103,18 +117,16 @@ def span(item: Item, *, after: bool, inclusive: bool) -> sql.Composed:
 
 
 def claim(item: Item, *, after: bool, inclusive: bool) -> sql.Composed:
-    """Lock what may go of the next span, without waiting. One row: seen, last_key, last_tid, tids, claimed, skipped."""
+    """Lock what may go of the next span, without waiting. One row: seen, last_key, last_tid, tids, skipped_key."""
     return sql.SQL(
         "with span as materialized ({span}), eligible as materialized ("
         " select {ctid} as tid, {key} as key from {table} where {ctid} = any(array(select tid from span)) and {may_go}"
         "), claimed as materialized ("
         " select {ctid} as tid from {table} where {ctid} = any(array(select tid from eligible))"
         " for update skip locked"
-        ") select (select count(*) from span) as seen,"
-        " (select span.key::text from span order by span.key desc, span.tid desc limit 1) as last_key,"
-        " (select span.tid::text from span order by span.key desc, span.tid desc limit 1) as last_tid,"
+        "), {last} select (select count(*) from span) as seen,"
+        " (select key::text from last) as last_key, (select tid::text from last) as last_tid,"
         " (select array_agg(tid)::text from claimed) as tids,"
-        " (select count(*) from eligible) - (select count(*) from claimed) as skipped,"
         " case when (select count(*) from eligible) > (select count(*) from claimed) then ("
         "  select min(e.key)::text from eligible as e where not exists (select from claimed as c where c.tid = e.tid)"
         " ) end as skipped_key"
@@ -124,6 +136,7 @@ def claim(item: Item, *, after: bool, inclusive: bool) -> sql.Composed:
         key=key(item),
         table=table(item),
         may_go=may_go(item),
+        last=_LAST,
     )
 
 
@@ -175,7 +188,7 @@ def identity(item: Item) -> sql.Composable:
 
 def delete(item: Item, *, versions: bool = False) -> sql.Composed:
     """
-    Delete the claimed rows and write down that they went, in one statement and without content.
+    Delete the claimed rows and write down that they went, in one statement. One row: rows, tids, record.
 
     The locks keep new references away, and this statement sees what was committed before they were taken.
 
@@ -184,24 +197,61 @@ def delete(item: Item, *, versions: bool = False) -> sql.Composed:
     """
     same = sql.SQL(" and {}::text = any(%(xmins)s::text[])").format(column(item, "xmin")) if versions else sql.SQL("")
     return sql.SQL(
-        "with gone as ("
-        " delete from {table} where {ctid} = {any} and {may_go}{same}"
-        " returning {ctid} as tid, {key} as key, {identity} as id"
-        "), recorded as ("
-        " insert into upkeep.deletions (relation, plan, cut_off, key_column, condition, from_key, to_key, rows, ids,"
-        " archive)"
-        " select %(relation)s, %(plan)s, %(cut_off)s::timestamptz, %(column)s, %(condition)s, min(key)::text,"
-        " max(key)::text, count(*), sum(id::numeric), %(archive)s from gone having count(*) > 0"
-        ") select count(*) as rows, array_agg(tid)::text as tids from gone"
+        "with gone as (delete from {table} where {ctid} = {any} and {may_go}{same} returning {returning}), {recorded}"
+        " select count(*) as rows, array_agg(tid)::text as tids, (select record from recorded) as record from gone"
     ).format(
         table=table(item),
         ctid=column(item, "ctid"),
         any=_ANY,
         may_go=may_go(item),
         same=same,
-        key=key(item),
-        identity=identity(item),
+        returning=_returning(item),
+        recorded=_RECORDED,
     )
+
+
+def is_plain(item: Item) -> bool:
+    """Whether nothing but a row's own age decides, which no other transaction can change behind a lock's back."""
+    return not (item.references or item.only or item.hold)
+
+
+def claim_and_delete(item: Item, *, after: bool, inclusive: bool) -> sql.Composed:
+    """
+    The whole transaction of a plain item in one statement: claim, delete, write down, and remember how far.
+
+    One row: seen, record, and of ``upkeep.retention`` after_key, after_tid, again_key, batches, deleted.
+    """
+    return sql.SQL(
+        "with span as materialized ({span}), claimed as materialized ("
+        " select {ctid} as tid from {table} where {ctid} = any(array(select tid from span)) and {expired}"
+        " for update skip locked"
+        "), gone as ("
+        " delete from {table} where {ctid} = any(array(select tid from claimed)) and {expired} returning {returning}"
+        "), {recorded}, {last}, passed as ("
+        " select case when (select count(*) from span) > (select count(*) from claimed) then ("
+        "  select min(s.key) from span as s where not exists (select from claimed as c where c.tid = s.tid)"
+        " ) end as key"
+        "), moved as ("
+        " update upkeep.retention as r set after_key = last.key::text, after_tid = last.tid,"
+        " again_key = coalesce(r.again_key, passed.key::text), batches = r.batches + 1,"
+        " deleted = r.deleted + (select count(*) from gone), updated_at = clock_timestamp()"
+        " from last, passed where r.relation = %(relation)s"
+        " returning r.after_key, r.after_tid::text, r.again_key, r.batches, r.deleted"
+        ") select (select count(*) from span) as seen, (select record from recorded) as record, moved.*"
+        " from (select) as always left join moved on true"
+    ).format(
+        span=span(item, after=after, inclusive=inclusive),
+        ctid=column(item, "ctid"),
+        table=table(item),
+        expired=expired(item),
+        returning=_returning(item),
+        recorded=_RECORDED,
+        last=_LAST,
+    )
+
+
+def _returning(item: Item) -> sql.Composed:
+    return sql.SQL("{} as tid, {} as key, {} as id").format(column(item, "ctid"), key(item), identity(item))
 
 
 def condition(item: Item) -> str:

@@ -1,0 +1,1 @@
+"""How the handbooks, and the tools everybody knows, do what we do."""
