@@ -2,7 +2,8 @@
 Monthly maintenance of one platform: look, delete what has expired, rebuild the indexes that are worth it, report.
 
 - **Runs** monthly when the platform's maintenance window opens (`windows.monthly`).
-- **Touches** a canary row in `health`; in `retention` rows that the platform file's rules have expired, archived first
+- **Touches** a canary row in `health`; nothing in `settings`, which tells the dangerous ones and what has changed
+  since last month; in `retention` rows that the platform file's rules have expired, archived first
   where they say so, in small transactions and inside a cap; in `leftovers` invalid indexes that interrupted rebuilds
   left behind; in `reindex` only bloated indexes, one at a time and concurrently. Tables stay readable and writable
   throughout.
@@ -20,6 +21,7 @@ from airflow.sdk import DAG, Param, TriggerRule
 from upkeep.defaults import dag_defaults, postgres_pool
 from upkeep.health.operators import HealthCheckOperator
 from upkeep.platforms import Platform, platforms
+from upkeep.postgres.advice.operators import AdviceOperator
 from upkeep.postgres.reindex.operators import ChooseIndexesOperator, DropLeftoversOperator, RebuildIndexOperator
 from upkeep.report.operators import ReportOperator
 from upkeep.retention.operators import RetentionOperator
@@ -43,6 +45,7 @@ def monthly_maintenance(platform: Platform) -> None:
         work = [health]
         if platform.postgres:
             care = {"platform": platform.name, "pool": postgres_pool(platform)}
+            settings = AdviceOperator(task_id="settings", area="settings", trigger_rule=TriggerRule.ALL_DONE, **care)
             retention = RetentionOperator(
                 task_id="retention",
                 dry_run="{{ params.dry_run }}",
@@ -61,8 +64,8 @@ def monthly_maintenance(platform: Platform) -> None:
                 **care,
             ).expand(item=choose.output)
             # Deleting bloats indexes, so they are chosen after it.
-            health >> retention >> leftovers >> choose >> reindex
-            work += [retention, leftovers, choose, reindex]
+            health >> settings >> retention >> leftovers >> choose >> reindex
+            work += [settings, retention, leftovers, choose, reindex]
         report = ReportOperator(task_id="report", platform=platform.name, trigger_rule=TriggerRule.ALL_DONE)
         watcher = WatcherOperator(task_id="watcher")
         work >> report >> watcher

@@ -43,6 +43,10 @@ select
             a.attrelid = c.oid
             and a.attnum > 0
             and not a.attisdropped
+            -- What this role may not see, and what is computed when it is read, is no gap.
+            and not c.relrowsecurity
+            and has_column_privilege(c.oid, a.attnum, 'select')
+            and a.attgenerated <> 'v'
             -- 0 switches a column's statistics off.
             and coalesce((to_jsonb(a) ->> 'attstattarget')::int, -1) <> 0
             and not exists (select from pg_stats as known

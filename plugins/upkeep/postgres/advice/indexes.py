@@ -25,6 +25,9 @@ INVALID = "postgres_invalid_indexes"
 
 KIND = "indexes"
 
+MOST = 50
+"""Findings of one check, the largest first: whoever has more of them begins there. All are counted."""
+
 SHOWN = 30
 """Rows of a table in the report."""
 
@@ -116,7 +119,8 @@ def _unused(look: Look, indexes: list[Index]) -> Outcome:
         if standbys.unasked
         else ""
     )
-    findings = [_drop(index, look, idle_since[index.name], standbys, not_asked) for index in unused]
+    findings = [_drop(index, look, idle_since[index.name], standbys, not_asked) for index in unused[:MOST]]
+    verdicts = {index.name: "unused" for index in unused} | {index.name: "too early to say" for index in early}
     facts: dict[str, Any] = {
         "indexes": len(indexes),
         "unused": len(unused),
@@ -131,10 +135,10 @@ def _unused(look: Look, indexes: list[Index]) -> Outcome:
                 "on": index.what,
                 "bytes": index.row["bytes"],
                 "idle_since": iso(idle_since[index.name]),
-                "verdict": index.purpose or ("unused" if index in unused else "too early to say"),
+                "verdict": index.purpose or verdicts.get(index.name, "invalid"),
             }
             for index in sorted(indexes, key=lambda index: -index.row["bytes"])
-            if index in unused or index in early or (index.row["scans"] == 0 and not index.row["is_primary"])
+            if index.name in verdicts or (index.row["scans"] == 0 and not index.row["is_primary"])
         ][:SHOWN],
     }
     return judged(UNUSED, Severity.P3, findings, **facts)
@@ -243,7 +247,8 @@ def _duplicates(indexes: Iterable[Index]) -> Outcome:
                 findings.append(_redundant(index, narrowest, "is the beginning of"))
                 redundant.add(index.name)
     wasted = sum(index.row["bytes"] for group in same.values() for index in group if index.name in redundant)
-    return judged(DUPLICATE, Severity.P3, findings, redundant=len(findings), redundant_bytes=wasted)
+    findings.sort(key=lambda finding: -int(finding.facts["bytes"]))
+    return judged(DUPLICATE, Severity.P3, findings[:MOST], redundant=len(findings), redundant_bytes=wasted)
 
 
 def _worth(index: Index) -> tuple[Any, ...]:
