@@ -21,7 +21,7 @@ from sandbox.servers import s3
 from tests.postgres_server import DATABASE, PostgresServer
 from upkeep.platforms.database import Deletion, Retention, Table
 from upkeep.postgres.session import Connection, connect
-from upkeep.retention import deleting
+from upkeep.retention import deleting, work
 from upkeep.retention import plan as planning
 from upkeep.retention.archive import Archive
 from upkeep.retention.items import Item
@@ -54,7 +54,7 @@ class RetentionServer(PostgresServer):
         with connect(self.conninfo, settings={"TimeZone": "UTC"}) as connection:
             return {item.table: item for item in planning.make(connection, tables, now=datetime.now(UTC))}
 
-    def delete(self, item: Item, settings: Deletion = FAST, *, plan: str = PLAN, **how: Any) -> deleting.Result:
+    def delete(self, item: Item, settings: Deletion = FAST, *, plan: str = PLAN, **how: Any) -> work.Result:
         how.setdefault("record", Nobody())
         return deleting.delete(self.deleter, item, settings, plan=plan, **how)
 

@@ -20,7 +20,7 @@ from sandbox.servers import postgres as servers
 from tests.postgres_server import VERSIONS
 from tests.retention_server import BOOKINGS, FAST, PLAN, USERS, RetentionServer, a_home, emptied, people
 from upkeep.platforms.database import Deletion, Retention
-from upkeep.retention import deleting
+from upkeep.retention import deleting, work
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +189,7 @@ def test_with_an_old_snapshot_open_the_time_grows_with_the_rows_and_not_with_the
 def test_a_concurrent_application_does_not_wait(seventeen: RetentionServer) -> None:
     people(seventeen, bookings=20_000)
     item = seventeen.plan(bookings=BOOKINGS)["public.bookings"]
-    done: list[deleting.Result] = []
+    done: list[work.Result] = []
     worker = threading.Thread(target=lambda: done.append(seventeen.delete(item, Deletion(batch="20ms", least_rows=50))))
     worker.start()
     waited = seventeen.longest_wait("update bookings set note = 'seen' where id = 1 + %s", 300)
@@ -235,7 +235,7 @@ def test_it_rests_between_transactions_and_finds_their_size(seventeen: Retention
 def test_what_cannot_be_done_in_time_however_small_is_given_up(
     seventeen: RetentionServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deleting, "HARD", timedelta(seconds=0.4))
+    monkeypatch.setattr(work, "HARD", timedelta(seconds=0.4))
     people(seventeen)
     seventeen(
         "create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(0.03); return old; end $$"

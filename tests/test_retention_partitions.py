@@ -18,8 +18,8 @@ from tests.postgres_server import VERSIONS
 from tests.retention_server import BOOKINGS, PLAN, Nobody, RetentionServer, a_home, archived, bucket, emptied
 from upkeep.retention import dropping
 from upkeep.retention.archive import Archive
-from upkeep.retention.deleting import Result
 from upkeep.retention.items import Item
+from upkeep.retention.work import Result
 
 WHOLE = BOOKINGS.model_copy(update={"drop_partitions": True})
 
@@ -129,6 +129,7 @@ DROPS = """
 import json, os, signal, sys
 from upkeep.retention import dropping
 from upkeep.retention.items import Item
+from upkeep.retention.work import Result
 class Nobody:
     def catch_up(self, connection):
         pass

@@ -213,3 +213,16 @@ def test_the_window_the_health_task_and_the_flag_are_heeded(
     (reason,) = {row["reason"] for row in ledger.rows("select reason from actions order by id desc limit 1")}
     assert "migration until noon" in reason or "window is over" in reason
     assert server("select count(*) from bookings") == [(4000,)]
+
+
+def test_without_the_tables_for_its_progress_it_says_where_they_come_from(
+    server: RetentionServer, ledger: Ledger, place: Place
+) -> None:
+    people(server)
+    server.superuser("alter table upkeep.retention rename to elsewhere")
+    try:
+        with pytest.raises(AirflowFailException, match=r"cannot keep its progress(.|\n)*HINT: run include/sql"):
+            retain()
+    finally:
+        server.superuser("alter table upkeep.elsewhere rename to retention")
+    assert retain()["finding"] == 0

@@ -59,6 +59,8 @@ def own(platform: Platform) -> Iterator[Need]:
     if platform.postgres is not None:
         yield Need(platform.conn("postgres"), "postgres", platform)
         yield Need(platform.conn("postgres_owner"), "owner", platform)
+        if bucket := platform.postgres.deletion.archive_bucket:
+            yield Need(platform.conn("backup_s3"), "s3", platform, bucket=bucket, writes=True)
     if platform.redis is not None:
         yield Need(platform.conn("redis"), "redis", platform)
     if platform.kafka is not None:

@@ -11,26 +11,23 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import psycopg
 
 from upkeep.platforms.database import Deletion
-from upkeep.postgres.session import Connection, connect
+from upkeep.postgres.session import Connection
 from upkeep.retention import progress as progress_of
 from upkeep.retention import statements
 from upkeep.retention.archive import Archive, Segment
 from upkeep.retention.items import Item
 from upkeep.retention.pace import Pace
+from upkeep.retention.work import Record, Result, session
 
 log = logging.getLogger(__name__)
-
-HARD = timedelta(seconds=1)
-"""No statement takes longer, and with it no lock on a row."""
 
 TIDY_SHARE = 0.2
 """VACUUM after each such share of the table."""
@@ -47,29 +44,6 @@ OUTAGE_S = (1, 2, 5, 10, 20, 30)
 SLEEP = time.sleep
 
 
-@dataclass
-class Result:
-    """What became of one item."""
-
-    state: Literal["done", "stopped", "failed"] = "done"
-    reason: str = ""
-    deleted: int = 0
-    """By this plan, in earlier attempts too."""
-
-    batches: int = 0
-    turns: int = 1
-    archives: int = 0
-    changed: int = 0
-    """Archived rows that somebody changed or locked before they could be deleted; they stay."""
-
-    seconds: float = 0.0
-    longest_s: float = 0.0
-    """The longest transaction of this attempt."""
-
-    rested_s: float = 0.0
-    outages: int = 0
-
-
 class _Stop(Exception):
     """Not now; the reason is the argument."""
 
@@ -83,36 +57,6 @@ CATCH_UP = 100
 
 Step = tuple[int, progress_of.Progress, Mapping[str, Any] | None]
 """What a transaction did: rows looked at, how far that is, and its row of ``upkeep.deletions``."""
-
-
-class Record(Protocol):
-    """The deletion ledger; ``upkeep.retention.records.Copier``."""
-
-    def tell(self, row: Mapping[str, Any]) -> None:
-        """Take over what a transaction has written down."""
-
-    def catch_up(self, connection: Connection) -> None:
-        """Take over all that is written down, and remove it there."""
-
-
-@contextmanager
-def session(conninfo: str) -> Iterator[Connection]:
-    """As the owner of the tables, in UTC, and made to walk along indexes."""
-    settings = {
-        "TimeZone": "UTC",
-        "DateStyle": "ISO, YMD",
-        # A planner with stale statistics must not read the table for each batch.
-        "enable_seqscan": "off",
-        "enable_bitmapscan": "off",
-        "max_parallel_workers_per_gather": "0",
-        "jit": "off",
-        "plan_cache_mode": "force_custom_plan",
-        # A worker that stands still must not hold rows.
-        "idle_in_transaction_session_timeout": "10000",
-    }
-    with connect(conninfo, statement_timeout=HARD, settings=settings) as connection:
-        connection.prepare_threshold = None
-        yield connection
 
 
 def delete(

@@ -14,12 +14,13 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from upkeep.errors import SettingsError
 from upkeep.postgres.session import Connection, statement_timeout
 from upkeep.retention import progress as progress_of
 from upkeep.retention import statements
 from upkeep.retention.archive import Archive
-from upkeep.retention.deleting import Record, Result, session
 from upkeep.retention.items import Item
+from upkeep.retention.work import Record, Result, session
 
 DETACH = timedelta(minutes=10)
 """Detaching waits for every transaction that uses the parent; it blocks nobody meanwhile."""
@@ -170,10 +171,24 @@ def _finish(connection: Connection, archive: Archive, relation: str, folder: str
 
 
 def unfinished(conninfo: str, archive: Archive | None) -> list[Item]:
-    """Partitions that an attempt detached and did not come to drop; what it archived and dropped is finished here."""
+    """
+    Partitions that an attempt detached and did not come to drop; what it archived and dropped is finished here.
+
+    :raises SettingsError: the owner role cannot use the tables in which progress is kept.
+    """
     found = []
     with session(conninfo) as connection:
-        rows = connection.execute("select relation, item, archive from upkeep.retention where item is not null")
+        try:
+            rows = connection.execute("select relation, item, archive from upkeep.retention where item is not null")
+        except (
+            psycopg.errors.UndefinedTable,
+            psycopg.errors.UndefinedColumn,
+            psycopg.errors.InsufficientPrivilege,
+        ) as no:
+            raise SettingsError(
+                f"retention cannot keep its progress: {no.diag.message_primary}",
+                hint="run include/sql/postgres/roles.sql in this database, again if need be; it adds what is missing.",
+            ) from None
         for row in rows.fetchall():
             item = Item.from_dict(row["item"])
             state = _attachment(connection, item)

@@ -22,9 +22,10 @@ from upkeep.postgres.session import Connection, connect, exclusive
 from upkeep.retention import cap, records, wording
 from upkeep.retention import plan as planning
 from upkeep.retention.archive import Archive
-from upkeep.retention.deleting import Record, Result, delete
+from upkeep.retention.deleting import delete
 from upkeep.retention.dropping import drop, unfinished
 from upkeep.retention.items import Item
+from upkeep.retention.work import Record, Result
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +97,8 @@ def carry_out(job: Job, *, dry_run: bool = False, approve: str = "") -> list[Out
 
 def _fresh(job: Job, connection: Connection, dry_run: bool) -> tuple[list[Item], Plan]:
     now = datetime.now(UTC)
-    items = unfinished(job.owner, job.archive) + planning.make(connection, job.section.tables, now=now)
+    items = unfinished(job.owner, None if dry_run else job.archive)
+    items += planning.make(connection, job.section.tables, now=now)
     cap.judge(items, job.section.deletion, job.ledger, job.run.platform, now)
     for item in items:
         if item.archive and job.archive is None and not item.refused:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from upkeep.findings import Finding, Outcome, Severity, judged
-from upkeep.retention.deleting import Result
 from upkeep.retention.items import Item
+from upkeep.retention.work import Result
 
 PLAN, DELETE = "retention_plan", "retention_delete"
 SEVERITY = Severity.P2
