@@ -48,9 +48,16 @@ busy as (
     select relid from pg_stat_progress_analyze where datname = current_database()
 ),
 
--- Columns with statistics; their tables' rights and row security decide what of it is shown.
-known_columns as (
-    select distinct k.schemaname, k.tablename from pg_stats as k
+-- The one table that is asked about, and what its score is made of: its TOAST relation, and what is below it.
+asked as (
+    select c.oid, c.reltoastrelid
+    from pg_class as c
+    join pg_namespace as n on n.oid = c.relnamespace
+    where n.nspname = %(schema)s and c.relname = %(name)s
+    union all
+    select i.inhrelid, 0::oid
+    from asked
+    join pg_inherits as i on i.inhparent = asked.oid
 ),
 
 relations as (
@@ -66,7 +73,7 @@ relations as (
         age(c.relfrozenxid)::float8      as xids,
         mxid_age(c.relminmxid)::float8   as mxids,
         -- The name falls through to guc.relallfrozen (null) where pg_class has no such column: before 18.
-        (select relallfrozen from pg_class as own where own.oid = c.oid) as frozen_pages,
+        (select relallfrozen from (select c.*) as own) as frozen_pages,
         pg_stat_get_dead_tuples(c.oid)::float8         as dead,
         pg_stat_get_ins_since_vacuum(c.oid)::float8    as inserted,
         pg_stat_get_mod_since_analyze(c.oid)::float8   as changed,
@@ -81,6 +88,8 @@ relations as (
         o.analyze_threshold is null and o.analyze_scale_factor is null    as analyze_usual,
         pg_stat_get_last_analyze_time(c.oid)                              as analyzed_by_hand_at,
         pg_stat_get_last_autoanalyze_time(c.oid)                          as analyzed_by_itself_at,
+        c.relkind <> 't' and c.reltuples > 0 and pg_stat_get_last_analyze_time(c.oid) is null
+        and pg_stat_get_last_autoanalyze_time(c.oid) is null              as unanalyzed,
         coalesce(o.analyze_scale_factor, guc.analyze_scale_factor)        as analyze_scale_factor
     from pg_class as c
     join pg_namespace as n on n.oid = c.relnamespace
@@ -106,7 +115,13 @@ relations as (
                 as analyze_scale_factor
         from pg_options_to_table(coalesce(c.reloptions, main.reloptions))
     ) as o on coalesce(c.reloptions, main.reloptions) is not null
-    where c.relkind in ('r', 'm', 't') and c.relpersistence <> 't'
+    where
+        c.relkind in ('r', 'm', 't')
+        and c.relpersistence <> 't'
+        and (
+            %(schema)s::text is null
+            or exists (select from asked where c.oid in (asked.oid, asked.reltoastrelid))
+        )
 ),
 
 parts as (
@@ -137,9 +152,9 @@ parts as (
         end as root_score,
         -- Statistics went missing: after pg_upgrade, or because nobody ever looked.
         case
-            when r.relkind = 't' or coalesce(r.analyzed_by_hand_at, r.analyzed_by_itself_at) is not null or r.rows = 0 then 0
-            when exists (select from known_columns as k where k.schemaname = r.schema and k.tablename = r.name) then 0
-            else r.rows / greatest(r.analyze_threshold + r.analyze_scale_factor * r.rows, 1)
+            when r.unanalyzed and known.columns = 0
+                then r.rows / greatest(r.analyze_threshold + r.analyze_scale_factor * r.rows, 1)
+            else 0
         end as missing_score,
         r.xids / r.freeze_max_age as xid_share,
         r.mxids / r.multixact_freeze_max_age as mxid_share,
@@ -156,6 +171,12 @@ parts as (
         r.xids >= guc.failsafe_age or r.mxids >= guc.multixact_failsafe_age as failsafe
     from relations as r
     cross join guc
+    -- Looked up only for the few that nobody seems to have analyzed.
+    left join lateral (
+        select count(*) as columns
+        from pg_stats as k
+        where r.unanalyzed and k.schemaname = r.schema and k.tablename = r.name
+    ) as known on true
 ),
 
 -- Partitioned tables with everything below them, not only their next level.

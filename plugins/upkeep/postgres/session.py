@@ -65,6 +65,8 @@ def connect(
             "lock_timeout": str(milliseconds(lock_timeout)),
             # PostgreSQL 14 and newer: what a killed worker left running ends by itself.
             "client_connection_check_interval": "2000",
+            # Questions to large catalogs look expensive to the planner; compiling them would take longer than they do.
+            "jit": "off",
             **settings,
         }
         connection.execute(

@@ -86,10 +86,8 @@ def care(
     """
 
     def attempt() -> dict[str, Any]:
-        with gentle(conninfo, settings) as connection, exclusive(connection, f"vacuum {schema}.{name}") as mine:
-            if not mine:
-                return {"state": "locked", "reason": "another run is at work on it"}
-            return _care(connection, schema, name, settings, brake(connection), ends, rate, old)
+        with gentle(conninfo, settings) as connection:
+            return care_on(connection, schema, name, settings, go=brake(connection), ends=ends, rate=rate, old=old)
 
     try:
         return attempt()
@@ -108,6 +106,24 @@ def _answers_within(conninfo: str, seconds: float) -> bool:
             return True
         time.sleep(0.5)
     return False
+
+
+def care_on(
+    connection: Connection,
+    schema: str,
+    name: str,
+    settings: Vacuum,
+    *,
+    go: Go = lambda: "",
+    ends: datetime | None = None,
+    rate: Rate = UNKNOWN_RATE,
+    old: timedelta | None = None,
+) -> dict[str, Any]:
+    """As ``care``, on a session of ``gentle`` that is there already; a restart of the server ends it."""
+    with exclusive(connection, f"vacuum {schema}.{name}") as mine:
+        if not mine:
+            return {"state": "locked", "reason": "another run is at work on it"}
+        return _care(connection, schema, name, settings, go, ends, rate, old)
 
 
 def _care(
