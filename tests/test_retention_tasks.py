@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,12 +14,14 @@ import pytest
 import yaml
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from sandbox import processes
 from sandbox.home import Home
 from sandbox.servers import postgres as servers
 from sandbox.servers import s3
 from tests.postgres_server import DATABASE
 from tests.retention_server import RetentionServer, a_home, archived, bucket, emptied, people
 from upkeep.ledger import Ledger
+from upkeep.retention import deleting, watch
 from upkeep.retention.archive import Archive
 from upkeep.retention.operators import RetentionOperator
 from upkeep.settings import settings
@@ -226,3 +229,34 @@ def test_without_the_tables_for_its_progress_it_says_where_they_come_from(
     finally:
         server.superuser("alter table upkeep.elsewhere rename to retention")
     assert retain()["finding"] == 0
+
+
+def test_a_restart_of_the_server_is_survived_by_the_whole_task(
+    server: RetentionServer, ledger: Ledger, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people(server, bookings=20_000)
+    monkeypatch.setattr(watch, "ASK_S", 0)
+    monkeypatch.setattr(deleting, "OUTAGE_S", (0.5,) * 20)
+    place.content["postgres"]["deletion"] |= {"least_rows": 100, "most_rows": 200}
+    place.write()
+    asked = 0
+
+    def brake(self: RetentionOperator, connection: Any, ends: Any) -> Any:
+        def go() -> str:
+            nonlocal asked
+            asked += 1
+            if asked == 5:
+                processes.stop(server.home, server.name)
+                threading.Timer(0.7, lambda: servers.start_cluster(server.home, server.name, 17)).start()
+            return ""
+
+        return go
+
+    monkeypatch.setattr(RetentionOperator, "brake", brake)
+    assert retain()["finding"] == 0
+    assert not server.ids("bookings", "made < now() - interval '1098 days'")
+    (action,) = ledger.rows("select state, after from actions where object = 'public.bookings'")
+    assert action["state"] == "done"
+    assert action["after"]["outages"] > 0
+    told = ledger.rows("select sum(rows) as rows from deletions where relation = 'public.bookings'")
+    assert told == [{"rows": 20_000 - server("select count(*) from bookings")[0][0]}]

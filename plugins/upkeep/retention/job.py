@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -12,31 +11,26 @@ from typing import Any
 
 import psycopg
 
-from upkeep.errors import LedgerError, SettingsError, StrainError, UpkeepError
+from upkeep.errors import LedgerError, SettingsError, UpkeepError
 from upkeep.findings import Outcome
 from upkeep.ledger import Ledger, Plan, Run
 from upkeep.platforms.database import Postgres
 from upkeep.postgres import vacuum
 from upkeep.postgres.brake import Go
-from upkeep.postgres.session import Connection, connect, exclusive
+from upkeep.postgres.session import Connection
 from upkeep.retention import cap, records, wording
 from upkeep.retention import plan as planning
 from upkeep.retention.archive import Archive
 from upkeep.retention.deleting import delete
 from upkeep.retention.dropping import drop, unfinished
 from upkeep.retention.items import Item
+from upkeep.retention.watch import Watch, watch
 from upkeep.retention.work import Record, Result
 
 log = logging.getLogger(__name__)
 
 APPROVED_FOR = timedelta(days=7)
 """A person's yes is good for a plan no older than this."""
-
-ASK_S = 1.0
-"""The brake is asked this often at most; transactions are shorter."""
-
-AUTOVACUUM_S = 5.0
-"""Between two looks whether autovacuum is at the table."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,25 +62,17 @@ def carry_out(job: Job, *, dry_run: bool = False, approve: str = "") -> list[Out
     :raises StrainError: another run is at it. :raises SettingsError: ``approve`` is no plan of this platform.
     :raises LedgerError: the ledger is away: nothing is deleted without a record.
     """
-    with (
-        connect(job.maintenance, statement_timeout=planning.COUNT, settings={"TimeZone": "UTC"}) as connection,
-        exclusive(connection, "retention") as mine,
-    ):
-        if not mine:
-            raise StrainError(
-                f"another run is deleting rows of {job.run.platform}", hint="run it again when that one is through."
-            )
-        items, stored = _approved(job, connection, approve) if approve else _fresh(job, connection, dry_run)
+    with watch(job.maintenance, job.brake, job.ends) as eyes:
+        items, stored = _approved(job, eyes.connection, approve) if approve else _fresh(job, eyes.connection, dry_run)
         outcomes = wording.planned(items, stored.digest, approved=bool(approve))
         for item in items:
             log.info("%s: %d rows due of %d %s", item.table, item.due, item.rows, item.refused or item.beyond)
         if dry_run:
             return outcomes
-        go = job.brake(connection)
         taken: dict[str, tuple[int, float]] = {}
         for item in items:
             if not item.refused and (approve or not item.beyond):
-                outcome, result = _one(job, connection, item, stored, go)
+                outcome, result = _one(job, eyes, item, stored)
                 outcomes.append(outcome)
                 rows, seconds = taken.get(item.rule, (0, 0.0))
                 taken[item.rule] = rows + result.deleted, seconds + result.seconds
@@ -123,7 +109,7 @@ def _approved(job: Job, connection: Connection, digest: str) -> tuple[list[Item]
     return items, Plan(rows[0]["id"], tuple(rows[0]["items"]), digest, False)
 
 
-def _one(job: Job, connection: Connection, item: Item, plan: Plan, go: Go) -> tuple[Outcome, Result]:
+def _one(job: Job, eyes: Watch, item: Item, plan: Plan) -> tuple[Outcome, Result]:
     """One table or partition: an action in the ledger, and what it came to."""
     from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
 
@@ -133,12 +119,12 @@ def _one(job: Job, connection: Connection, item: Item, plan: Plan, go: Go) -> tu
     result, stays = Result(), {}
     try:
         with job.ledger.action(job.run, "retention", verb, item.table, plan=plan, before=before) as action:
-            result = _act(job, item, plan, copy, _polite(connection, item, go, job.ends))
+            result = _act(job, item, plan, copy, eyes.over(item))
             action.after = dict(vars(result))
-            if result.state == "stopped":
+            if result.state != "done":
                 action.skip(result.reason)
             if item.act == "delete":
-                stays = dict(planning.stays(connection, item))
+                stays = dict(planning.stays(eyes.alive(), item))
                 action.after |= {"held": stays["held"], "referenced": stays["referenced"], "left": stays["due"]}
                 if result.deleted:
                     action.after["vacuum"] = _vacuum(job, item)
@@ -176,27 +162,3 @@ def _export(job: Job, item: Item, plan: Plan) -> None:
         records.export(job.ledger, job.archive.client, job.archive.bucket, job.run.platform, item.table, plan.digest)
     except (BotoCoreError, ClientError, LedgerError):
         log.exception("the records of deletions from %s are in the ledger and not in S3", item.table)
-
-
-def _polite(connection: Connection, item: Item, go: Go, ends: datetime | None) -> Go:
-    """The brake, not asked for each small transaction, and waiting while autovacuum is at the table."""
-    asked = {"brake": float("-inf"), "autovacuum": float("-inf")}
-    at_it = (
-        "select from pg_stat_progress_vacuum where datname = current_database()"
-        " and relid = to_regclass(format('%%I.%%I', %s::text, %s::text))"
-    )
-
-    def polite() -> str:
-        if time.monotonic() - asked["autovacuum"] >= AUTOVACUUM_S:
-            while connection.execute(at_it, [item.schema, item.name]).fetchone():
-                if ends is not None and datetime.now(UTC) >= ends:
-                    return "autovacuum is at the table"
-                time.sleep(AUTOVACUUM_S)
-            asked["autovacuum"] = time.monotonic()
-        if time.monotonic() - asked["brake"] < ASK_S:
-            return ""
-        said = go()
-        asked["brake"] = time.monotonic()
-        return said
-
-    return polite

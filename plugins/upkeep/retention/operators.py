@@ -52,6 +52,8 @@ class RetentionOperator(PostgresOperator):
         dry_run = truth(self.dry_run)  # type: ignore[arg-type]
         if reason := self.unusable(context, "postgres"):
             raise AirflowSkipException(f"the database cannot be used: {reason}")
+        if not any(table.retention for table in self.section.tables):
+            raise AirflowSkipException("no table of the platform file has a retention rule")
         ends = self.ends(context, self.window)
         with self.ledger() as ledger:
             job = Job(
