@@ -14,6 +14,8 @@
 --           whether this role may VACUUM it; tables where a VACUUM or ANALYZE is at work now are left out; neediest
 --           first, freeze before all
 -- Params    least_score  from this score on
+--           due_from     from this score on it is due now; below it, for a forecast, the arm is the one it is on the
+--                        way to
 --           freeze_from  from this share of autovacuum_freeze_max_age on a table is frozen, whatever its score
 --           schema, name one table only; null for all
 --           most_tables  at most this many rows
@@ -281,7 +283,13 @@ chosen as (
         c.relisshared,
         c.relnamespace,
         n.nspname,
-        greatest(t.dead_score, t.insert_score) >= %(least_score)s as must_vacuum,
+        greatest(t.dead_score, t.insert_score) >= case
+            when
+                greatest(t.dead_score, t.insert_score, t.analyze_score, t.root_score, t.missing_score)
+                >= %(due_from)s
+                then %(due_from)s
+            else %(least_score)s
+        end as must_vacuum,
         greatest(
             t.dead_score, t.insert_score, t.analyze_score, t.root_score, t.missing_score, t.xid_score, t.mxid_score
         ) as score

@@ -73,13 +73,20 @@ class Need:
 
 
 def tables_in_need(
-    connection: Connection, settings: Vacuum, *, only: tuple[str, str] | None = None, old: timedelta | None = None
+    connection: Connection,
+    settings: Vacuum,
+    *,
+    only: tuple[str, str] | None = None,
+    old: timedelta | None = None,
+    foreseen_from: float = 1.0,
 ) -> list[Need]:
     """
     The neediest tables, freeze before all, at most ``settings.most_tables``; what is being vacuumed now is left out.
 
     :param only: ``(schema, name)``, to ask about one table.
     :param old: snapshots held longer than this count; five minutes unless said otherwise.
+    :param foreseen_from: tables that have come this share of the way to ``settings.least_score`` are returned as well,
+        for a forecast, then at most a thousand in all.
     :raises SettingsError: the server is a standby, where nothing can be vacuumed, or older than PostgreSQL 13.
     """
     if connection.info.server_version < 130000:
@@ -98,9 +105,10 @@ def tables_in_need(
         rows = connection.execute(
             query("tables_in_need"),
             {
-                "least_score": settings.least_score,
+                "least_score": settings.least_score * foreseen_from,
+                "due_from": settings.least_score,
                 "freeze_from": FREEZE_FROM,
-                "most_tables": settings.most_tables,
+                "most_tables": settings.most_tables if foreseen_from == 1.0 else 1000,
                 "schema": schema,
                 "name": name,
             },

@@ -32,12 +32,19 @@ def coming(asked: Asked) -> list[Planned]:
     rate = _rate(asked)
     settings = section.vacuum
     with gentle(asked.maintenance, settings) as connection:
-        needs = tables_in_need(connection, settings)
-        low = {"least_score": settings.least_score * FORESEEN_FROM, "most_tables": 1000}
-        rising = tables_in_need(connection, settings.model_copy(update=low))
-    known = {need.table for need in needs}
-    foreseen = [need for need in rising if need.table not in known]
-    return list(_filled(windows, needs, foreseen, settings, rate, datetime.now(UTC)))
+        found = tables_in_need(connection, settings, foreseen_from=FORESEEN_FROM)
+    needs = [need for need in found if need.arm == "freeze" or _due(need) >= settings.least_score]
+    due = {need.table for need in needs}
+    foreseen = [need for need in found if need.table not in due]
+    return list(_filled(windows, needs[: settings.most_tables], foreseen, settings, rate, datetime.now(UTC)))
+
+
+def _due(need: Need) -> float:
+    """Its score without age, which makes a table due by the arm ``freeze`` alone."""
+    return max(float(need.facts[part]) for part in _SCORES)
+
+
+_SCORES = ("dead_score", "insert_score", "analyze_score", "root_score", "missing_score")
 
 
 def _rate(asked: Asked) -> Rate:
