@@ -43,6 +43,16 @@ def blocked_query(home: Home, server: str, say: Callable[[], None]) -> None:
         _for_ever()
 
 
+def long_query(home: Home, server: str, say: Callable[[], None]) -> None:
+    """A statement that takes a day."""
+    with _application(home, server, "long_query") as connection:
+        # Without it the server would sleep on when this process is gone.
+        connection.execute("set client_connection_check_interval = 500")
+        connection.commit()
+        say()
+        connection.execute("select pg_sleep(86400)")
+
+
 def connections(home: Home, server: str, say: Callable[[], None]) -> None:
     """Idle sessions until 93 % of those that ordinary roles may open are in use."""
     with postgres.superuser(home, server) as asking, ExitStack() as stack:
@@ -80,6 +90,7 @@ def misses(home: Home, server: str, say: Callable[[], None]) -> None:
 WRONGS = {
     "idle_in_transaction": idle_in_transaction,
     "blocked_query": blocked_query,
+    "long_query": long_query,
     "connections": connections,
     "writes": writes,
     "misses": misses,

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -157,18 +157,28 @@ class Live:
         assert self.api.wait("alert_delivery", run_id)["state"] == "success"
 
     def maintain(self, platform: str) -> tuple[str, dict[str, str]]:
-        """One daily run by hand: its state, and the states of its tasks (mapped ones as ``vacuum[public.users]``)."""
+        """One daily run by hand: its id, and the states of it (``""``) and its tasks (``vacuum[public.users]``)."""
+        return self.maintain_all([platform])[platform]
+
+    def maintain_all(self, platforms: Iterable[str]) -> dict[str, tuple[str, dict[str, str]]]:
+        """One daily run each, at the same time."""
+        runs = {platform: self.api.trigger(f"{platform}_daily_maintenance") for platform in platforms}
+        return {platform: (run_id, self._states(platform, run_id)) for platform, run_id in runs.items()}
+
+    def _states(self, platform: str, run_id: str) -> dict[str, str]:
         dag_id = f"{platform}_daily_maintenance"
-        run_id = self.api.trigger(dag_id)
-        run = self.api.wait(dag_id, run_id)
-        tasks = {}
+        states = {"": self.api.wait(dag_id, run_id)["state"]}
         for task in self.api.tasks(dag_id, run_id):
             name = task["task_id"] if task["map_index"] < 0 else f"{task['task_id']}[{task['rendered_map_index']}]"
-            tasks[name] = task["state"]
-        return run_id, {"": run["state"], **tasks}
+            states[name] = task["state"]
+        return states
 
 
-SHORT_CLOCKS = {"idle_in_transaction: 5m": "idle_in_transaction: 1s", "long_query: 5m": "long_query: 1s"}
+SHORT_CLOCKS = {
+    "idle_in_transaction: 5m": "idle_in_transaction: 1s",
+    "long_query: 5m": "long_query: 1s",
+    "slot_retained: 1GiB": "slot_retained: 16MiB",
+}
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,20 @@ ROLES = {
 }
 """Airflow roles, made where the FAB auth manager keeps roles; other auth managers bring their own."""
 
+SEEN = (
+    "Website",
+    "DAGs",
+    "DAG Runs",
+    "Task Instances",
+    "Task Logs",
+    "Backfills",
+    "ImportError",
+    "HITL Detail",
+    "Plugins",
+    "XComs",
+)
+"""What both roles may look at, by FAB's names of resources."""
+
 
 class SetupError(UpkeepError):
     """A step of the setup did not work."""
@@ -51,9 +65,9 @@ def _roles() -> str:
     if not manager.endswith("FabAuthManager"):
         return f"left to {manager.rsplit('.', 1)[-1]}"
     _airflow("roles", "create", *ROLES)
-    _airflow("roles", "add-perms", *ROLES, "-a", "can_read", "-r", "DAGs", "DAG Runs", "Task Instances", "Task Logs")
-    _airflow("roles", "add-perms", "Upkeep Operator", "-a", "can_edit", "-r", "DAGs", "Task Instances")
-    _airflow("roles", "add-perms", "Upkeep Operator", "-a", "can_create", "-r", "DAG Runs")
+    _airflow("roles", "add-perms", *ROLES, "-a", "can_read", "-r", *SEEN)
+    _airflow("roles", "add-perms", "Upkeep Operator", "-a", "can_edit", "-r", "DAGs", "Task Instances", "HITL Detail")
+    _airflow("roles", "add-perms", "Upkeep Operator", "-a", "can_create", "-r", "DAG Runs", "Backfills")
     return ", ".join(ROLES)
 
 

@@ -94,6 +94,15 @@ def _writable(home: Home) -> None:
         connection.execute(sql.SQL(statement).format(sql.Identifier(DATABASE)))
 
 
+def _rename(old: str, new: str) -> Callable[[Home], None]:
+    def rename(home: Home) -> None:
+        with postgres.superuser(home, PRIMARY, DATABASE) as connection:
+            statement = "alter table if exists {} rename to {}"
+            connection.execute(sql.SQL(statement).format(sql.Identifier(old), sql.Identifier(new)))
+
+    return rename
+
+
 def _held(wrong: str) -> Callable[[Home], None]:
     return lambda home: hold(home, wrong, PRIMARY)
 
@@ -155,6 +164,18 @@ fault(
     "an update waits for a row that an idle session has locked",
     break_=_held("blocked_query"),
     heal=_released("blocked_query"),
+)
+fault(
+    "studyspot_long_query",
+    "a statement that will take a day",
+    break_=_held("long_query"),
+    heal=_released("long_query"),
+)
+fault(
+    "studyspot_table_missing",
+    "there is no table seats any more",
+    break_=_rename("seats", "seats_of_last_year"),
+    heal=_rename("seats_of_last_year", "seats"),
 )
 fault(
     "studyspot_connections_full",
