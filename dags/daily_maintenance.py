@@ -44,6 +44,8 @@ def daily_maintenance(platform: Platform) -> None:
                 platform=platform.name,
                 pool=postgres_pool(platform),
                 map_index_template="{{ task.need['table'] }}",
+                # The brake may wait for the whole window; what then runs has a time-out of its own.
+                execution_timeout=platform.windows.daily.length + platform.postgres.vacuum.statement_timeout,
             ).expand(need=choose.output)
         areas.append(CleanupOperator(task_id="cleanup", platform=platform.name, trigger_rule=TriggerRule.ALL_DONE))
         report = ReportOperator(task_id="report", platform=platform.name, trigger_rule=TriggerRule.ALL_DONE)
