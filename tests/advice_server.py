@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
 from sandbox.home import Home
 from tests.postgres_server import PostgresServer
 from upkeep.findings import Finding, Outcome
@@ -15,6 +17,11 @@ from upkeep.postgres.advice.memory import Snapshot
 from upkeep.postgres.advice.reports import REPORTS
 
 MONTH = timedelta(days=31)
+
+
+def on(*versions: int) -> pytest.MarkDecorator:
+    """Only on these: where no question and no answer differs between versions, one is enough."""
+    return pytest.mark.parametrize("advised", versions, indirect=True)
 
 
 class AdviceServer(PostgresServer):

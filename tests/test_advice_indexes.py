@@ -12,7 +12,7 @@ from psycopg.conninfo import make_conninfo
 
 from sandbox import processes
 from sandbox.servers import postgres as servers
-from tests.advice_server import MONTH, AdviceServer, found
+from tests.advice_server import MONTH, AdviceServer, found, on
 from upkeep.findings import Outcome, Severity
 from upkeep.postgres.advice.indexes import DUPLICATE, INVALID, UNUSED
 from upkeep.postgres.advice.missing import MISSING
@@ -65,6 +65,7 @@ def test_only_what_serves_nothing_else_is_called_unused(advised: AdviceServer) -
     assert 'drop index concurrently "public"."children_tag";' in finding.hint
 
 
+@on(15, 17)
 def test_an_index_in_use_is_not_called_unused_and_one_forgotten_is(advised: AdviceServer) -> None:
     schema(advised)
     scan(advised, "note")
@@ -93,6 +94,7 @@ def test_a_reset_of_the_statistics_and_a_new_index_begin_the_time_anew(advised_s
     assert reset.facts["too_early"] == 3
 
 
+@on(17)
 def test_a_partitioned_index_is_one_index(advised: AdviceServer) -> None:
     for statement in (
         "create table p (id int, at int) partition by range (at)",
@@ -137,6 +139,7 @@ def test_a_standby_is_asked_and_one_that_cannot_be_is_named(advised_seventeen: A
         server.superuser("select pg_drop_replication_slot(slot_name) from pg_replication_slots where not active")
 
 
+@on(17)
 def test_duplicates_and_beginnings_are_found_and_what_differs_is_not(advised: AdviceServer) -> None:
     for statement in (
         "create table t (id int primary key, a int, b int, c text)",
@@ -173,6 +176,7 @@ def test_duplicates_and_beginnings_are_found_and_what_differs_is_not(advised: Ad
     assert advised.report("unused_indexes")[DUPLICATE].state == "ok"
 
 
+@on(17)
 def test_an_invalid_index_is_found_until_it_is_built_anew(advised: AdviceServer) -> None:
     advised("create table t (a int)")
     advised("insert into t values (1), (1)")
@@ -210,6 +214,7 @@ def missing(server: AdviceServer) -> Outcome:
     return server.report("stale_statistics")[MISSING]
 
 
+@on(15, 18)
 def test_a_big_filtered_table_is_told_with_its_column_and_a_small_one_never(advised: AdviceServer) -> None:
     customers(advised)
     ask(
@@ -230,6 +235,17 @@ def test_a_big_filtered_table_is_told_with_its_column_and_a_small_one_never(advi
     assert missing(advised).state == "ok"
 
 
+@on(17)
+def test_parts_of_a_table_are_spoken_of_by_the_name_of_the_whole(advised: AdviceServer) -> None:
+    advised("create table orders (id int, customer int) partition by range (id)")
+    advised("create table orders_1 partition of orders for values from (0) to (100000)")
+    advised("insert into orders select i, i % 5000 from generate_series(1, 30000) as i")
+    advised("analyze orders")
+    ask(advised, "select * from orders where customer = {}")
+    assert set(found(missing(advised))) == {"public.orders_1"}
+
+
+@on(17)
 def test_a_report_that_wants_every_row_is_no_reason_for_an_index(advised: AdviceServer) -> None:
     customers(advised)
     ask(advised, "select kind, count(*), {} from orders group by kind")

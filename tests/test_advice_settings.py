@@ -30,6 +30,19 @@ def altered(server: AdviceServer, check: str, *statements: str) -> Iterator[Outc
     processes.wait_until(lambda: server.settings()[check].state == "ok", 5, f"{check} to be ok again")
 
 
+def test_what_the_platform_file_accepts_is_not_told_again_but_p0_is(advised_seventeen: AdviceServer) -> None:
+    server = advised_seventeen
+    with altered(server, SETTINGS, "alter system set log_lock_waits = off"):
+        accepted = {"log_lock_waits": "logged by the pooler", "fsync": "who needs it"}
+        outcome = server.report("settings", area="settings", accepted=accepted)[SETTINGS]
+        assert outcome.state == "ok"
+        assert outcome.facts["accepted"] == {"log_lock_waits": "logged by the pooler"}
+        server.administer("alter system set fsync = off", RELOAD)
+        processes.wait_until(lambda: "fsync" in found(server.settings()[SETTINGS]), 5, "fsync to be found")
+        told = found(server.report("settings", area="settings", accepted=accepted)[SETTINGS])
+        assert set(told) == {"fsync"}
+
+
 @pytest.mark.parametrize("setting", ["fsync", "full_page_writes"])
 def test_what_can_lose_the_database_is_p0(setting: str, advised: AdviceServer) -> None:
     with altered(advised, SETTINGS, f"alter system set {setting} = off") as outcome:
@@ -135,12 +148,12 @@ def test_what_changed_since_the_last_time_is_told_once(advised: AdviceServer) ->
 def test_secrets_in_settings_stay_there(advised_seventeen: AdviceServer) -> None:
     server = advised_seventeen
     secret = "alter system set primary_conninfo = 'host=db password=hunter2 user=x'"
-    server.administer(secret, RELOAD)
+    server.administer(secret, RELOAD, "alter role app set my.api_token = 'hunter2'")
     try:
         server.settings()
         assert "hunter2" not in str(server.settings()) + str(server.earlier)
     finally:
-        server.administer("alter system reset all", RELOAD)
+        server.administer("alter system reset all", RELOAD, "alter role app reset my.api_token")
 
 
 def of(version: int, **settings: str) -> Server:

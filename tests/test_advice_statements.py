@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.advice_server import AdviceServer, found
+from tests.advice_server import AdviceServer, found, on
 from upkeep.findings import Outcome
 from upkeep.postgres.advice.statements import SLOW, SLOWER
 from upkeep.postgres.advice.text import without_literals
@@ -65,6 +65,7 @@ def test_after_a_reset_nothing_is_negative_and_the_time_is_said(advised: AdviceS
     assert row["calls"] == 2
 
 
+@on(17)
 def test_what_became_slower_is_told_once(advised: AdviceServer) -> None:
     slowly(advised, 0.002)
     assert advised.report("slow_queries", **SHORT)[SLOWER].state == "ok"
@@ -84,6 +85,7 @@ BLIND = {
 }
 
 
+@on(17)
 @pytest.mark.parametrize("fault", BLIND)
 def test_what_cannot_be_read_is_unknown_and_the_cure_is_said(fault: str, advised: AdviceServer) -> None:
     said, cure = BLIND[fault]
@@ -129,6 +131,7 @@ def test_the_extension_may_live_in_any_schema(advised_seventeen: AdviceServer) -
         server.administer('drop schema "Odd Place" cascade', "create extension pg_stat_statements")
 
 
+@on(15, 18)
 def test_literals_of_statements_that_postgres_keeps_are_taken_out(advised: AdviceServer) -> None:
     advised("create table t (id int, note text)")
     advised("comment on table t is 'Jane Doe, born 1984-05-23'")

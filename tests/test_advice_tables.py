@@ -9,7 +9,7 @@ from datetime import timedelta
 import psycopg
 import pytest
 
-from tests.advice_server import AdviceServer, found
+from tests.advice_server import AdviceServer, found, on
 from upkeep.findings import Outcome, Severity
 from upkeep.postgres.advice import activity, numbers
 from upkeep.postgres.advice.memory import grown
@@ -24,6 +24,7 @@ def filled(server: AdviceServer, rows: int = 3000) -> None:
     server("vacuum analyze t")
 
 
+@on(17)
 def test_a_table_half_changed_since_its_analyze_is_told(advised: AdviceServer) -> None:
     filled(advised)
     advised("create table little (id int)")
@@ -37,6 +38,7 @@ def test_a_table_half_changed_since_its_analyze_is_told(advised: AdviceServer) -
     assert advised.report("stale_statistics")[STALE].state == "ok"
 
 
+@on(15, 18)
 def test_columns_that_the_planner_knows_nothing_of_are_told(advised: AdviceServer) -> None:
     filled(advised)
     advised("alter table t add column late int default 7")
@@ -46,6 +48,7 @@ def test_columns_that_the_planner_knows_nothing_of_are_told(advised: AdviceServe
     assert advised.report("stale_statistics")[STALE].state == "ok"
 
 
+@on(17)
 def test_a_table_that_autovacuum_leaves_for_a_day_is_told(advised: AdviceServer) -> None:
     filled(advised)
     advised("delete from t where id <= 2000")
@@ -71,6 +74,7 @@ def test_a_table_made_since_the_last_look_gets_its_day(advised_seventeen: Advice
     assert "never vacuumed, with 3,000 rows inserted since" in finding.summary
 
 
+@on(17)
 def test_sizes_and_growth(advised: AdviceServer) -> None:
     filled(advised)
     assert advised.report("stale_statistics")[SIZES].facts["grown_bytes"] is None
@@ -86,6 +90,7 @@ def test_sizes_and_growth(advised: AdviceServer) -> None:
 # -- numbers that run out ------------------------------------------------------------------------------
 
 
+@on(17)
 def test_a_sequence_near_its_end_or_that_of_its_column_is_told(advised: AdviceServer) -> None:
     for statement in (
         "create table t (a int generated always as identity, b smallserial, c bigserial, d bigint)",
@@ -127,6 +132,7 @@ def test_a_sequence_that_ends_soon_is_told_before_it_is_near(advised_seventeen: 
     assert "at the present pace it ends in 6.4 days" in finding.summary
 
 
+@on(15, 17)
 def test_sequences_that_may_not_be_read_are_unknown(advised: AdviceServer) -> None:
     advised("create sequence s")
     try:
@@ -141,6 +147,7 @@ def test_sequences_that_may_not_be_read_are_unknown(advised: AdviceServer) -> No
     assert advised.report("sequences")[numbers.SEQUENCES].state == "ok"
 
 
+@on(17)
 def test_transaction_ids_have_a_pace(advised: AdviceServer) -> None:
     advised.report("sequences")
     advised("create table t (id int)")
@@ -156,6 +163,7 @@ def test_transaction_ids_have_a_pace(advised: AdviceServer) -> None:
 # -- what the database did -----------------------------------------------------------------------------
 
 
+@on(15, 17)
 def test_after_a_reset_there_is_no_data_and_no_error(advised: AdviceServer) -> None:
     filled(advised)
     assert 0 < advised.report("cache_hits")[activity.CACHE].facts["hit_ratio"] <= 1
@@ -176,6 +184,7 @@ def test_no_blocks_are_no_data_and_no_division() -> None:
     assert facts["hit_ratio"] == "no data"
 
 
+@on(17)
 def test_the_hit_ratio_is_that_of_the_time_since_the_last_look(advised: AdviceServer) -> None:
     filled(advised, 20_000)
     advised.report("cache_hits")
@@ -186,6 +195,7 @@ def test_the_hit_ratio_is_that_of_the_time_since_the_last_look(advised: AdviceSe
     assert hits["blocks"] > 30 * 80
 
 
+@on(17)
 def test_a_deadlock_is_counted_once(advised: AdviceServer) -> None:
     filled(advised)
     advised.report("cache_hits")

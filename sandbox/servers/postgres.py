@@ -151,7 +151,8 @@ def _start_platform(
 ) -> None:
     name = f"postgres.{platform}"
     # As safe as a production server should be, or the advice on settings would be red.
-    start_cluster(home, name, version, settings={"fsync": True, **(settings or {})})
+    safe = {"fsync": True, "idle_in_transaction_session_timeout": "1h"}
+    start_cluster(home, name, version, settings={**safe, **(settings or {})})
     prepare_platform(home, name, platform)
     owner = dsn(home, name, "app_owner", platform)
     data.load(owner, platform, float(home.facts("sandbox").get("scale", 1.0)))

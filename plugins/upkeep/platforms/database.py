@@ -103,6 +103,12 @@ class Advice(Section):
     stale_statistics: Share = 0.5
     """Share of a table's rows changed since its last ANALYZE that is a finding."""
 
+    accepted: dict[
+        Annotated[str, Field(min_length=1, max_length=300)], Annotated[str, Field(min_length=3, max_length=300)]
+    ] = Field(default_factory=dict)
+    """What is known and meant to stay, with the reason: ``{public.bookings_by_year: the yearly report}``, a setting, a
+    query's id. What would be P0 is told all the same."""
+
 
 class Vacuum(Section):
     """How VACUUM and ANALYZE behave towards the application."""

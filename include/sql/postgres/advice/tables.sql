@@ -2,7 +2,8 @@
 --
 -- Parts of a partitioned table stand for themselves: each is scanned, vacuumed and analyzed on its own.
 --
--- Returns   one row per table or materialized view: oid, schema, name, rows, bytes (heap), total_bytes (with TOAST
+-- Returns   one row per table or materialized view: oid, schema, name, spoken (the name that statements use: that of
+--           the whole for a part), rows, bytes (heap), total_bytes (with TOAST
 --           and indexes), seq_scans, seq_rows (read by them), index_scans, inserted, updated, hot_updated, deleted,
 --           changed (since ANALYZE), analyzed_at, vacuumed_at, analyses, without_statistics (columns that the
 --           planner knows nothing of), xid_age
@@ -14,6 +15,7 @@ select
     c.oid::bigint as oid,
     n.nspname as schema,
     c.relname as name,
+    (select r.relname from pg_class as r where r.oid = coalesce(pg_partition_root(c.oid), c.oid)) as spoken,
     greatest(c.reltuples, s.n_live_tup, 0)::float8 as rows,
     c.relpages::bigint * current_setting('block_size')::int as bytes,
     (

@@ -11,7 +11,7 @@ from typing import Any
 from upkeep.findings import Finding, Outcome, Severity, judged
 from upkeep.postgres.advice import statements
 from upkeep.postgres.advice.look import Look, iso
-from upkeep.postgres.advice.tables import Read
+from upkeep.postgres.advice.reads import Read
 from upkeep.postgres.advice.text import without_literals
 from upkeep.report.wording import number, size
 
@@ -28,6 +28,9 @@ INDEX_USE = 0.95
 
 SELECTIVE = 0.05
 """Share of the rows up to which an index beats reading the whole table; beyond it PostgreSQL would not use it."""
+
+MOST = 50
+"""Findings, the largest tables first."""
 
 WHOLE = 0.5
 """Share of the rows that a scan reads on average; less is a scan that a LIMIT ended."""
@@ -68,7 +71,7 @@ def judge(look: Look, reads: Sequence[Read], page: int) -> Outcome:
         if best or reason:
             findings.append(_finding(read, best, reason))
     facts: dict[str, Any] = {"tables": len(reads), "read_whole": len(tables), "scanned_whole": rows[:30]}
-    return judged(MISSING, Severity.P3, findings, **facts)
+    return judged(MISSING, Severity.P3, findings[:MOST], **facts)
 
 
 def _read_whole(read: Read, page: int, least_calls: int) -> bool:
@@ -81,7 +84,7 @@ def _read_whole(read: Read, page: int, least_calls: int) -> bool:
 def _conditions(look: Look, read: Read, columns: Mapping[str, float]) -> dict[str, Condition]:
     """By column: the most called statement that picks few rows by it."""
     found: dict[str, Condition] = {}
-    for row in look.ask("statements_about", name=re.escape(read.name)):
+    for row in look.ask("statements_about", name=re.escape(read.spoken)):
         text = row["text"]
         for column, share in columns.items():
             known = found.get(column)

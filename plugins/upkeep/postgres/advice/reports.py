@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from upkeep.findings import Outcome
+from upkeep.findings import Outcome, Severity
 from upkeep.platforms.services import Postgres
 from upkeep.postgres.advice import activity, indexes, numbers, settings, statements, tables
 from upkeep.postgres.advice.look import Look
@@ -40,11 +41,21 @@ def make(
         look = Look(
             connection=connection, settings=section, conninfo=conninfo, earlier=earlier, now=now, standbys=standbys
         )
-        outcomes = report(look)
+        outcomes = [_without_the_accepted(outcome, section.advice.accepted) for outcome in report(look)]
     # Only when the whole report came through: half a snapshot would look like a reset to the next run.
     counted.update(look.counted)
     measured.update(look.measured)
     return outcomes
+
+
+def _without_the_accepted(outcome: Outcome, accepted: Mapping[str, str]) -> Outcome:
+    """The outcome without what the platform file accepts; nobody accepts losing the database."""
+    findings = tuple(each for each in outcome.findings if each.object not in accepted or each.severity == Severity.P0)
+    if len(findings) == len(outcome.findings):
+        return outcome
+    named = {each.object: accepted[each.object] for each in outcome.findings if each not in findings}
+    facts = {**outcome.facts, "accepted": named}
+    return replace(outcome, state="finding" if findings else "ok", findings=findings, facts=facts)
 
 
 REPORTS: Mapping[str, Mapping[str, Callable[..., list[Outcome]]]] = {

@@ -20,9 +20,6 @@ KIND = "settings"
 
 BASES = {"B": 1, "kB": 1024, "8kB": 8192, "16kB": 16384, "32kB": 32768, "MB": 1024**2}
 
-OWN = ("statement_timeout", "lock_timeout", "client_connection_check_interval")
-"""What our own role has set for itself says nothing about the server."""
-
 
 def report(look: Look) -> list[Outcome]:
     """Whether the settings are safe, in force, and those of the last time."""
@@ -70,9 +67,9 @@ def _judge(server: Server, rows: Sequence[Mapping[str, Any]], overridden: Sequen
                     check=SETTINGS,
                     object=f"{row['name']} of {row['whose']}",
                     severity=rule.severity,
-                    summary=f"{row['name']} = {redact(row['value'])} for {row['whose']}: {rule.why}",
+                    summary=f"{row['name']} = {hidden(row['name'], row['value'])} for {row['whose']}: {rule.why}",
                     hint=rule.do,
-                    facts={"value": redact(row["value"]), "whose": row["whose"]},
+                    facts={"value": hidden(row["name"], row["value"]), "whose": row["whose"]},
                 )
             )
     return judged(SETTINGS, Severity.P2, findings, settings=len(rows), overridden=len(overridden))
@@ -89,7 +86,12 @@ def shown(row: Mapping[str, Any]) -> str:
         return f"{size} B"
     if unit and value not in ("0", "-1"):
         return f"{value} {unit}"
-    return redact(f"{row['name']}={value}").partition("=")[2] or "''"
+    return hidden(row["name"], value) or "''"
+
+
+def hidden(name: str, value: str | None) -> str:
+    """A value without secrets, by its name as well: ``primary_conninfo``, ``my.api_token``."""
+    return redact(f"{name}={value or ''}").partition("=")[2]
 
 
 def _place(row: Mapping[str, Any]) -> str:
@@ -108,7 +110,7 @@ def _pending(rows: Sequence[Mapping[str, Any]], files: Sequence[Mapping[str, Any
             continue
         wanted = new.get(row["name"])
         if wanted:
-            change = f"{shown(row)} → {redact(str(wanted['value']))} in {wanted['file']}:{wanted['line']}"
+            change = f"{shown(row)} → {hidden(row['name'], wanted['value'])} in {wanted['file']}:{wanted['line']}"
         else:
             change = f"{shown(row)} is in force{_place(row)}, the files say something else"
         findings.append(
@@ -120,7 +122,7 @@ def _pending(rows: Sequence[Mapping[str, Any]], files: Sequence[Mapping[str, Any
                 hint="restart the server in a window, or take the change back: the next unplanned restart applies it.",
                 facts={
                     "in_force": shown(row),
-                    "wanted": redact(str(wanted["value"])) if wanted else None,
+                    "wanted": hidden(row["name"], wanted["value"]) if wanted else None,
                     "file": wanted["file"] if wanted else row["file"],
                     "line": wanted["line"] if wanted else row["line"],
                 },
@@ -147,7 +149,7 @@ def _files(rows: Sequence[Mapping[str, Any]], files: Sequence[Mapping[str, Any]]
             summary=f"{row['name'] or 'a line'} in {row['file']}:{row['line']}: {row['error']}; the server goes on with"
             " what it has, but would not start again",
             hint="correct the line, reload, and look at pg_file_settings again.",
-            facts={"name": row["name"], "value": redact(str(row["value"])), "error": row["error"]},
+            facts={"name": row["name"], "value": hidden(row["name"] or "", row["value"]), "error": row["error"]},
         )
         for row in files
         if row["name"] not in pending
@@ -162,8 +164,8 @@ def _drift(
     look: Look, facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], overridden: Sequence[Mapping[str, Any]]
 ) -> Outcome:
     """What has changed since the last run of this Dag; nobody has to remember having changed it."""
-    now = {row["name"]: shown(row) for row in rows if row["name"] not in OWN}
-    now |= {f"{row['name']} of {row['whose']}": redact(row["value"]) for row in overridden}
+    now = {row["name"]: shown(row) for row in rows}
+    now |= {f"{row['name']} of {row['whose']}": hidden(row["name"], row["value"]) for row in overridden}
     # The values of defaults say more than their names: a new version brings new ones.
     look.counted[KIND] = {"system": facts["system"], "version": facts["version"], "settings": now}
     before = look.earlier.get(KIND)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from upkeep.findings import Finding, Outcome, Severity, judged
+from upkeep.postgres.advice import missing
 from upkeep.postgres.advice.look import Look, day, iso, moment
-from upkeep.postgres.advice.memory import grown, per_day
+from upkeep.postgres.advice.memory import per_day
+from upkeep.postgres.advice.reads import KIND, full_name, since_last_look
 from upkeep.postgres.needs import Need, tables_in_need
 from upkeep.report.wording import number, size, span
 
@@ -17,90 +18,29 @@ STALE = "postgres_stale_statistics"
 BEHIND = "postgres_autovacuum_behind"
 SIZES = "postgres_sizes"
 
-KIND = "tables"
-
 LEAST_ROWS = 1000
 """The planner's guesses about a smaller table cost nobody anything."""
 
 BEHIND_AFTER = timedelta(hours=24)
 """Autovacuum looks at every table each minute; one that waits a day is starved, switched off or locked out."""
 
+MOST = 50
+"""Findings of one check, the largest tables first."""
+
 SHOWN = 20
-
-COUNTERS = ("seq_scans", "seq_rows", "index_scans", "inserted", "updated", "hot_updated", "deleted")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Read:
-    """How one table was read since the last look."""
-
-    oid: int
-    table: str
-    name: str
-    rows: float
-    bytes: int
-    seq_scans: float
-    seq_rows: float
-    index_scans: float
-    since: datetime | None
 
 
 def report(look: Look) -> list[Outcome]:
     """Stale statistics, tables autovacuum neglects, sizes, and candidates for an index."""
-    from upkeep.postgres.advice import missing
-
     rows = look.ask("tables")
     server = look.ask_one("sizes")
-    reads = _reads(look, rows, server)
+    reads = since_last_look(look, rows, server)
     return [
         _stale(look, rows),
         _behind(look, rows, server),
         _sizes(look, rows, server),
         missing.judge(look, reads, server["page"]),
     ]
-
-
-# -- since the last look -------------------------------------------------------------------------------
-
-
-def _reads(look: Look, rows: Sequence[Mapping[str, Any]], server: Mapping[str, Any]) -> list[Read]:
-    before = look.earlier.get(KIND)
-    old: Mapping[str, Any] = before.content if before else {}
-    same = bool(before) and old.get("reset") == iso(server["since"])
-    known = old.get("counters", {}) if same else {}
-    counters, sizes, born, reads = {}, {}, {}, []
-    for row in rows:
-        oid = str(row["oid"])
-        now = {name: row[name] for name in COUNTERS}
-        counters[oid], sizes[oid] = list(now.values()), row["total_bytes"]
-        born[oid] = old["born"].get(oid) if oid in old.get("born", {}) else iso(look.now) if before else None
-        was = known.get(oid)
-        grew = grown(now, dict(zip(COUNTERS, was, strict=True)) if was else None)
-        reads.append(
-            Read(
-                oid=row["oid"],
-                table=_name(row),
-                name=row["name"],
-                rows=row["rows"],
-                bytes=row["bytes"],
-                seq_scans=grew["seq_scans"] or 0.0,
-                seq_rows=grew["seq_rows"] or 0.0,
-                index_scans=grew["index_scans"] or 0.0,
-                since=before.at if same and before else server["since"],
-            )
-        )
-    look.counted[KIND] = {
-        "reset": iso(server["since"]),
-        "counters": counters,
-        "sizes": sizes,
-        "born": born,
-        "database_bytes": server["database_bytes"],
-    }
-    return reads
-
-
-def _name(row: Mapping[str, Any]) -> str:
-    return f"{row['schema']}.{row['name']}"
 
 
 # -- the planner's knowledge ---------------------------------------------------------------------------
@@ -112,7 +52,9 @@ def _stale(look: Look, rows: Sequence[Mapping[str, Any]]) -> Outcome:
         if row["rows"] < LEAST_ROWS:
             continue
         share = row["changed"] / row["rows"]
-        shares.append({"table": _name(row), "changed_share": round(share, 4), "analyzed_at": iso(row["analyzed_at"])})
+        shares.append(
+            {"table": full_name(row), "changed_share": round(share, 4), "analyzed_at": iso(row["analyzed_at"])}
+        )
         if share >= look.settings.advice.stale_statistics:
             when = f"since ANALYZE at {day(row['analyzed_at'])}" if row["analyzed_at"] else "and it was never analyzed"
             said = f"{number(row['changed'])} changes to {number(row['rows'])} rows {when}"
@@ -125,7 +67,7 @@ def _stale(look: Look, rows: Sequence[Mapping[str, Any]]) -> Outcome:
         findings.append(
             Finding(
                 check=STALE,
-                object=_name(row),
+                object=full_name(row),
                 severity=Severity.P3,
                 summary=f"{said}: the planner guesses",
                 hint="daily maintenance analyzes it in its window; if it does not, see the task `choose_tables`."
@@ -140,14 +82,16 @@ def _stale(look: Look, rows: Sequence[Mapping[str, Any]]) -> Outcome:
             )
         )
     shares.sort(key=lambda each: -float(each["changed_share"] or 0))
-    return judged(STALE, Severity.P3, findings, tables=len(shares), most_changed=shares[:SHOWN])
+    return judged(
+        STALE, Severity.P3, findings[:MOST], tables=len(shares), stale=len(findings), most_changed=shares[:SHOWN]
+    )
 
 
 def _behind(look: Look, rows: Sequence[Mapping[str, Any]], server: Mapping[str, Any]) -> Outcome:
     """Tables past autovacuum's own threshold that nobody has vacuumed or analyzed for a day."""
     settings = look.settings.vacuum.model_copy(update={"least_score": 1.0})
     born = look.counted[KIND]["born"]
-    oids = {_name(row): str(row["oid"]) for row in rows}
+    oids = {full_name(row): str(row["oid"]) for row in rows}
     findings = []
     needs = tables_in_need(look.connection, settings)
     for need in needs:
@@ -210,7 +154,7 @@ def _sizes(look: Look, rows: Sequence[Mapping[str, Any]], server: Mapping[str, A
         grew = None if was is None else row["total_bytes"] - was
         largest.append(
             {
-                "table": _name(row),
+                "table": full_name(row),
                 "bytes": row["total_bytes"],
                 "heap_bytes": row["bytes"],
                 "rows": int(row["rows"]),
