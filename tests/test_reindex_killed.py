@@ -102,7 +102,8 @@ STEPS = {
 }
 
 
-SOAK = ("before anything", "before the build")
+# What is killed after the build is what `leftover_of` begins with as well.
+SOAK = ("before anything", "before the build", "after the build")
 
 
 @pytest.mark.parametrize("when", [pytest.param(one, marks=[pytest.mark.soak] if one in SOAK else []) for one in STEPS])

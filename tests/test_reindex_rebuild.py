@@ -135,6 +135,7 @@ def test_nothing_is_built_while_an_old_transaction_would_make_it_wait(
     assert server.rebuild(ledger, NOTE)["state"] == "done"
 
 
+@pytest.mark.soak
 def test_a_prepared_transaction_counts_and_a_young_one_is_waited_for(server: ReindexServer, ledger: Ledger) -> None:
     bloated(server, "bookings")
     with server.session("insert into bookings values (-1, '')") as session:
