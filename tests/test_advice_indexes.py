@@ -15,7 +15,7 @@ from sandbox.servers import postgres as servers
 from tests.advice_server import MONTH, AdviceServer, found, on
 from upkeep.findings import Outcome, Severity
 from upkeep.postgres.advice.indexes import DUPLICATE, INVALID, UNUSED
-from upkeep.postgres.advice.missing import MISSING
+from upkeep.postgres.advice.missing import MISSING, UNINDEXED
 
 MOMENT = timedelta(seconds=1)
 
@@ -243,6 +243,27 @@ def test_parts_of_a_table_are_spoken_of_by_the_name_of_the_whole(advised: Advice
     advised("analyze orders")
     ask(advised, "select * from orders where customer = {}")
     assert set(found(missing(advised))) == {"public.orders_1"}
+
+
+@on(15, 18)
+def test_a_foreign_key_without_an_index_is_told_when_referenced_rows_are_deleted(advised: AdviceServer) -> None:
+    for statement in (
+        "create table users (id int primary key)",
+        "create table orders (id int primary key, user_id int references users, gift_of int references users,"
+        " note text)",
+        "create index orders_gift_of on orders (gift_of, id)",
+        "insert into users select i from generate_series(1, 100) as i",
+        "insert into orders select i, i % 90 + 1, null, repeat('x', 60) from generate_series(1, 20000) as i",
+        "analyze",
+    ):
+        advised(statement)
+    assert advised.report("stale_statistics")[UNINDEXED].state == "ok", "nobody deletes there"
+    advised("delete from users where id > 98")
+    (finding,) = found(advised.report("stale_statistics")[UNINDEXED]).values()
+    assert finding.object == "public.orders orders_user_id_fkey"
+    assert "2 rows of public.users deleted, and each read all of public.orders (20,000 rows" in finding.summary
+    advised("create index on orders (user_id)")
+    assert advised.report("stale_statistics")[UNINDEXED].state == "ok"
 
 
 @on(17)

@@ -13,9 +13,10 @@ from upkeep.postgres.advice import statements
 from upkeep.postgres.advice.look import Look, iso
 from upkeep.postgres.advice.reads import Read
 from upkeep.postgres.advice.text import without_literals
-from upkeep.report.wording import number, size
+from upkeep.report.wording import counted, number, size
 
 MISSING = "postgres_missing_indexes"
+UNINDEXED = "postgres_unindexed_keys"
 
 LEAST_ROWS = 10_000
 """A smaller table is read whole as fast as through an index (PgHero's number)."""
@@ -72,6 +73,25 @@ def judge(look: Look, reads: Sequence[Read], page: int) -> Outcome:
             findings.append(_finding(read, best, reason))
     facts: dict[str, Any] = {"tables": len(reads), "read_whole": len(tables), "scanned_whole": rows[:30]}
     return judged(MISSING, Severity.P3, findings[:MOST], **facts)
+
+
+def unindexed_keys(look: Look, page: int) -> Outcome:
+    """Foreign keys that make every delete of a referenced row read the whole referencing table."""
+    rows = look.ask("unindexed_keys", least_rows=LEAST_ROWS, least_bytes=LEAST_PAGES * page)
+    return judged(UNINDEXED, Severity.P3, [_unindexed(row) for row in rows[:MOST]], keys=len(rows))
+
+
+def _unindexed(row: Mapping[str, Any]) -> Finding:
+    table, columns = f"{row['schema']}.{row['table_name']}", ", ".join(row["columns"])
+    return Finding(
+        check=UNINDEXED,
+        object=f"{table} {row['name']}",
+        severity=Severity.P4,
+        summary=f"{counted(int(row['deletes']), 'row')} of {row['referenced']} deleted, and each read all of {table}"
+        f" ({number(row['rows'])} rows, {size(row['bytes'])}) to see who refers to it",
+        hint=f"an index on {table} ({columns}) lets it look there; on a table in use: create index concurrently.",
+        facts={"rows": int(row["rows"]), "bytes": row["bytes"], "deletes": int(row["deletes"]), "columns": columns},
+    )
 
 
 def _read_whole(read: Read, page: int, least_calls: int) -> bool:

@@ -40,6 +40,7 @@ def report(look: Look) -> list[Outcome]:
         _behind(look, rows, server),
         _sizes(look, rows, server),
         missing.judge(look, reads, server["page"]),
+        missing.unindexed_keys(look, server["page"]),
     ]
 
 
