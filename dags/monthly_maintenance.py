@@ -11,7 +11,7 @@ Monthly maintenance of one platform: look, delete what has expired, rebuild the 
 - **If it fails** open the first red task: its last lines say what was found and what to do. An index that was not
   rebuilt says who was in the way, or what was missing; nothing is lost by waiting for the next window.
 - **To say yes** to a deletion beyond the cap, look at the finding `retention_plan` and trigger this Dag with the
-  digest it names as `approve_plan`; `dry_run` only counts.
+  digest it names as `approve_plan`. With `dry_run` nothing is deleted, dropped or rebuilt.
 """
 
 from datetime import timedelta
@@ -34,7 +34,7 @@ PARAMS = {
         pattern="^([0-9a-f]{64})?$",
         description="Digest of the retention plan to which you say yes, as the finding `retention_plan` names it.",
     ),
-    "dry_run": Param(False, type="boolean", description="Count what retention would delete, and delete nothing."),
+    "dry_run": Param(False, type="boolean", description="Say what would be deleted and rebuilt, and do neither."),
 }
 
 
@@ -54,8 +54,9 @@ def monthly_maintenance(platform: Platform) -> None:
                 execution_timeout=window.length + timedelta(minutes=10),
                 **care,
             )
-            leftovers = DropLeftoversOperator(task_id="leftovers", trigger_rule=TriggerRule.ALL_DONE, **care)
-            choose = ChooseIndexesOperator(task_id="choose_indexes", trigger_rule=TriggerRule.ALL_DONE, **care)
+            dry = {"dry_run": "{{ params.dry_run }}", "trigger_rule": TriggerRule.ALL_DONE}
+            leftovers = DropLeftoversOperator(task_id="leftovers", **dry, **care)
+            choose = ChooseIndexesOperator(task_id="choose_indexes", **dry, **care)
             reindex = RebuildIndexOperator.partial(
                 task_id="reindex",
                 map_index_template="{{ task.item['index'] }}",

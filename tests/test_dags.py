@@ -29,7 +29,9 @@ def name(dag: Any) -> str:
 def test_every_file_loads() -> None:
     assert BAG.import_errors == {}
     assert {dag.dag_id for dag in MAINTENANCE} == {
-        f"{platform.name}_{cadence}_maintenance" for platform in platforms() for cadence in ("daily", "weekly", "monthly")
+        f"{platform.name}_{cadence}_maintenance"
+        for platform in platforms()
+        for cadence in ("daily", "weekly", "monthly")
     }
     assert "alert_delivery" in BAG.dags
 
