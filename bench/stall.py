@@ -28,6 +28,7 @@ from bench.timing import RUNS
 
 ABOVE_CONTROL_MS = 100.0
 LOCK_WAIT_MS = 50
+LOST = 99.0
 
 OURS = """
 import sys
@@ -83,7 +84,7 @@ class Waits:
 
 def stall(scale: int = 20, rate: int = 100, runs: int = RUNS) -> dict[str, Any]:
     """
-    Longest waits in seconds; ``ratio`` is infinite when ours stays not within its own bounds.
+    Longest waits in seconds; ``ratio`` is ``LOST`` when ours does not stay within its own bounds.
 
     :param scale: of pgbench: 100,000 accounts each.
     """
@@ -115,7 +116,7 @@ def stall(scale: int = 20, rate: int = 100, runs: int = RUNS) -> dict[str, Any]:
     return {
         "ours": round(longest["ours"] / 1000, 4),
         "baseline": round(longest["handbook"] / 1000, 4),
-        "ratio": round(ratio, 4) if kept else math.inf,
+        "ratio": round(ratio, 4) if kept else LOST,
         "control": round(longest["control"] / 1000, 4),
         "above_control_ms": round(above, 1),
         "lock_waits_over_50_ms": lock_waits,

@@ -129,6 +129,16 @@ def test_a_prometheus_that_is_down_is_unknown(home: Home) -> None:
     assert_well(home)
 
 
+def test_the_brake_knows_the_fullest_disk_or_that_nobody_knows(home: Home) -> None:
+    connect_to = home.state()["connect_to"]
+    shares = [outcome.facts["share"] for name, outcome in look(home).items() if name.startswith("disk")]
+    assert metrics.disk_in_use(STUDYSPOT, connect_to=connect_to) == pytest.approx(max(shares), abs=0.02)
+    nowhere = STUDYSPOT.model_copy(update={"disk_query": 'node_filesystem_size_bytes{platform="nobody"}'})
+    assert metrics.disk_in_use(nowhere, connect_to=connect_to) is None
+    with broken(home, "prometheus_down"):
+        assert metrics.disk_in_use(STUDYSPOT, connect_to=connect_to) is None
+
+
 def test_a_prometheus_that_hangs_is_bounded(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "TIMEOUT_S", 0.8)
     pid = processes.running(home, "prometheus")

@@ -16,8 +16,10 @@ from sandbox import processes
 from sandbox.servers import postgres as servers
 from tests.postgres_server import PostgresServer, table
 from upkeep.errors import CredentialsError, SettingsError
+from upkeep.platforms.conduct import Brake
 from upkeep.platforms.services import Vacuum
 from upkeep.postgres import vacuum, wording
+from upkeep.postgres.brake import hold
 from upkeep.postgres.needs import tables_in_need
 from upkeep.postgres.rate import Rate
 from upkeep.postgres.session import exclusive
@@ -134,6 +136,18 @@ def test_the_brake_is_asked_before_each_table(seventeen: PostgresServer) -> None
     (finding,) = wording.cared("public.bookings", done).findings
     assert (finding.severity, finding.summary) == ("P4", "not begun: standby is 1.2 GB behind")
     assert "public.bookings" in seventeen.needs()
+
+
+def test_the_brake_can_be_asked_by_the_least_role_on_every_version(server: PostgresServer) -> None:
+    with vacuum.gentle(server.conninfo, VACUUM) as connection:
+        go = hold(connection, Brake(first_wait="1s"), ends=datetime.now(UTC))  # type: ignore[arg-type]
+        assert go() == ""
+        tight = hold(connection, Brake(sessions=0.001), ends=datetime.now(UTC))
+        with psycopg.connect(server.owner, autocommit=True) as busy:
+            sleeper = threading.Thread(target=lambda: busy.execute("select pg_sleep(0.5)"))
+            sleeper.start()
+            processes.wait_until(lambda: tight() != "", 2, "a session to be at work")
+            sleeper.join()
 
 
 def test_a_table_dropped_meanwhile_is_no_failure(seventeen: PostgresServer) -> None:
