@@ -74,7 +74,7 @@ def test_an_index_in_use_is_not_called_unused_and_one_forgotten_is(advised: Advi
     scan(advised, "tag")
     unused = advised.report("unused_indexes", observed=MOMENT)[UNUSED]
     assert set(found(unused)) == {"public.children_note"}, "scanned once, but not for a while"
-    assert "1 scans, the last before" in found(unused)["public.children_note"].summary
+    assert "1 scan, the last before" in found(unused)["public.children_note"].summary
     scan(advised, "note")
     assert "public.children_note" not in found(advised.report("unused_indexes", observed=MOMENT)[UNUSED])
 

@@ -202,7 +202,7 @@ def test_a_deadlock_is_counted_once(advised: AdviceServer) -> None:
     deadlock(advised)
     first = advised.report("cache_hits")[activity.DEADLOCKS]
     (finding,) = found(first).values()
-    assert "1 deadlocks since" in finding.summary
+    assert "1 deadlock since" in finding.summary
     assert advised.report("cache_hits")[activity.DEADLOCKS].state == "ok"
 
 

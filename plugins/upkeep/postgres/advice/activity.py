@@ -11,7 +11,7 @@ from upkeep.findings import Finding, Outcome, Severity, judged
 from upkeep.postgres.advice.look import Look, iso
 from upkeep.postgres.advice.memory import began_anew, grown, per_day
 from upkeep.postgres.advice.statements import since as since_said
-from upkeep.report.wording import number, size, span
+from upkeep.report.wording import counted, number, size, span
 
 CACHE = "postgres_cache_hits"
 DEADLOCKS = "postgres_deadlocks"
@@ -134,7 +134,7 @@ def _deadlocks(look: Look, database: Span) -> Outcome:
             Finding(
                 check=DEADLOCKS,
                 severity=Severity.P3 if rate is not None and rate >= DEADLOCKS_A_DAY else Severity.P4,
-                summary=f"{number(found)} deadlocks {since_said(database.since)}; each cancelled a transaction",
+                summary=f"{counted(int(found), 'deadlock')} {since_said(database.since)}; each ended a transaction",
                 hint="the server's log has both statements of each; lock rows in one order, or retry on 40P01.",
                 facts=facts,
             )

@@ -17,7 +17,7 @@ from upkeep.findings import Finding, Outcome, Severity, judged
 from upkeep.health.side_by_side import one_line
 from upkeep.postgres.advice.look import Look, day, iso, moment
 from upkeep.postgres.session import connect
-from upkeep.report.wording import counted, number, size
+from upkeep.report.wording import counted, size
 
 UNUSED = "postgres_unused_indexes"
 DUPLICATE = "postgres_duplicate_indexes"
@@ -196,7 +196,7 @@ def _ask_standbys(look: Look, server: Mapping[str, Any]) -> Standbys:
 
 def _drop(index: Index, look: Look, idle: datetime | None, standbys: Standbys, not_asked: str) -> Finding:
     row = index.row
-    ever = f"{number(row['scans'])} scans, the last before {day(idle)}" if row["scans"] and idle else ""
+    ever = f"{counted(int(row['scans']), 'scan')}, the last before {day(idle)}" if row["scans"] and idle else ""
     never = f"not one scan since {day(idle)}" if idle else "not one scan"
     hint = f"ask the application's owner, then: drop index concurrently {_quoted(row['schema'], row['name'])};"
     if not_asked:

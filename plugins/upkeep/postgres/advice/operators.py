@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -41,9 +43,6 @@ class AdviceOperator(PostgresOperator):
         self.area = area
 
     def act(self, context: Context, run: Run) -> dict[str, Any]:
-        import contextlib
-        from datetime import UTC, datetime
-
         import psycopg
 
         from upkeep.connections import postgres_standbys
@@ -92,7 +91,7 @@ class AdviceOperator(PostgresOperator):
             return {}
 
     def _keep(
-        self, run: Run, counted: dict[str, dict[str, Any]], measured: dict[tuple[str, str], float], now: Any
+        self, run: Run, counted: dict[str, dict[str, Any]], measured: dict[tuple[str, str], float], now: datetime
     ) -> None:
         from upkeep.postgres.advice.memory import keep
 
