@@ -19,7 +19,7 @@ from typing import Any
 import psycopg
 
 from upkeep.platforms.database import Deletion
-from upkeep.postgres.session import Connection
+from upkeep.postgres.session import Connection, statement_timeout
 from upkeep.retention import progress as progress_of
 from upkeep.retention import statements
 from upkeep.retention.archive import Archive, Segment
@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 
 TIDY_SHARE = 0.2
 """VACUUM after each such share of the table."""
+
+PASSED_BY = timedelta(minutes=5)
+"""For finding the first row that others held locks on, behind the dead entries that an old snapshot keeps."""
 
 AGAIN_S = 2.0
 """Whoever held locks gets this long until the second pass."""
@@ -127,6 +130,7 @@ class _Work:
         self.result = Result()
         self.progress = progress_of.Progress(item.table, plan, item.cut_off)
         self.untidy = 0
+        self.rendered: dict[tuple[bool, bool], bytes] = {}
 
     def run(self, connection: Connection) -> None:
         """Everything, from where the database says that it stands."""
@@ -178,6 +182,8 @@ class _Work:
 
     def _another_turn(self, connection: Connection, deleted: int) -> bool:
         now = self.progress
+        if now.turn == 1 and statements.is_plain(self.item) and now.deleted < self.item.due and not self.archive:
+            now = replace(now, again_key=self._passed_by(connection))
         if now.turn == 1 and now.again_key is not None:
             SLEEP(AGAIN_S)
             nexts = replace(now, turn=2, after_key=now.again_key, after_tid=None, again_key=None)
@@ -189,6 +195,13 @@ class _Work:
         self.progress = nexts
         self._tell()
         return True
+
+    def _passed_by(self, connection: Connection) -> str | None:
+        """Where the second pass begins; None when all is gone."""
+        with statement_timeout(connection, PASSED_BY):
+            first = statements.first_expired(self.item)
+            row = connection.execute(first, {"cut_off": self.item.cut_off}).fetchone()
+        return row["key"] if row else None
 
     # -- without an archive --------------------------------------------------------------------------
 
@@ -203,7 +216,10 @@ class _Work:
         values = {**self._values(), "after_key": now.after_key, "after_tid": now.after_tid, "rows": self.pace.rows}
         how = {"after": now.after_key is not None, "inclusive": now.after_tid is None}
         if statements.is_plain(item):
-            done = connection.execute(statements.claim_and_delete(item, **how), values).fetchone()
+            place = (how["after"], how["inclusive"])
+            if place not in self.rendered:
+                self.rendered[place] = statements.claim_and_delete(item, **how).as_bytes(connection)
+            done = connection.execute(self.rendered[place], values).fetchone()
             assert done is not None
             seen, record = done.pop("seen"), done.pop("record")
             return seen, replace(now, **done) if seen else now, record

@@ -182,8 +182,9 @@ def identity(item: Item) -> sql.Composable:
     """A number for the row that gives nothing away; null without a primary key."""
     if not item.primary_key:
         return sql.SQL("null::bigint")
-    parts = sql.SQL(", ").join(sql.SQL("{}::text").format(column(item, name)) for name in item.primary_key)
-    return sql.SQL("hashtextextended(concat_ws(',', {}), 0)").format(parts)
+    parts = [sql.SQL("{}::text").format(column(item, name)) for name in item.primary_key]
+    whole = parts[0] if len(parts) == 1 else sql.SQL("concat_ws(',', {})").format(sql.SQL(", ").join(parts))
+    return sql.SQL("hashtextextended({}, 0)").format(whole)
 
 
 def delete(item: Item, *, versions: bool = False) -> sql.Composed:
@@ -219,24 +220,18 @@ def claim_and_delete(item: Item, *, after: bool, inclusive: bool) -> sql.Compose
     """
     The whole transaction of a plain item in one statement: claim, delete, write down, and remember how far.
 
-    One row: seen, record, and of ``upkeep.retention`` after_key, after_tid, again_key, batches, deleted.
+    Rows that others hold locks on are passed by without a word: ``first_expired`` finds them.
+
+    One row: seen, record, and of ``upkeep.retention`` after_key, after_tid, batches, deleted.
     """
     return sql.SQL(
-        "with span as materialized ({span}), claimed as materialized ("
-        " select {ctid} as tid from {table} where {ctid} = any(array(select tid from span)) and {expired}"
-        " for update skip locked"
-        "), gone as ("
-        " delete from {table} where {ctid} = any(array(select tid from claimed)) and {expired} returning {returning}"
-        "), {recorded}, {last}, passed as ("
-        " select case when (select count(*) from span) > (select count(*) from claimed) then ("
-        "  select min(s.key) from span as s where not exists (select from claimed as c where c.tid = s.tid)"
-        " ) end as key"
-        "), moved as ("
-        " update upkeep.retention as r set after_key = last.key::text, after_tid = last.tid,"
-        " again_key = coalesce(r.again_key, passed.key::text), batches = r.batches + 1,"
+        "with span as materialized ({span} for update skip locked), gone as ("
+        " delete from {table} where {ctid} = any(array(select tid from span)) and {expired} returning {returning}"
+        "), {recorded}, {last}, moved as ("
+        " update upkeep.retention as r set after_key = last.key::text, after_tid = last.tid, batches = r.batches + 1,"
         " deleted = r.deleted + (select count(*) from gone), updated_at = clock_timestamp()"
-        " from last, passed where r.relation = %(relation)s"
-        " returning r.after_key, r.after_tid::text, r.again_key, r.batches, r.deleted"
+        " from last where r.relation = %(relation)s"
+        " returning r.after_key, r.after_tid::text, r.batches, r.deleted"
         ") select (select count(*) from span) as seen, (select record from recorded) as record, moved.*"
         " from (select) as always left join moved on true"
     ).format(
@@ -247,6 +242,13 @@ def claim_and_delete(item: Item, *, after: bool, inclusive: bool) -> sql.Compose
         returning=_returning(item),
         recorded=_RECORDED,
         last=_LAST,
+    )
+
+
+def first_expired(item: Item) -> sql.Composed:
+    """The key of the first row that is expired still."""
+    return sql.SQL("select {}::text as key from {} where {} order by {} limit 1").format(
+        key(item), table(item), expired(item), key(item)
     )
 
 
