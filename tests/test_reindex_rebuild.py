@@ -195,13 +195,17 @@ def test_who_comes_after_the_preflight_costs_the_build_but_leaves_nothing(
 
     # After the swap it only waits to drop the old index: the rebuild is done.
     monkeypatch.setattr(rebuild, "in_the_way", arrives("select count(*) from bookings"))
-    done = server.rebuild(ledger, NOTE)
+    item = server.item(NOTE)
+    done = server.rebuild_item(ledger, item)
     assert done["state"] == "done"
     assert done["bytes_after"] < done["bytes_before"] / 2
     assert done["leftover"] == "public.bookings_note_ccold"
-    (finding,) = wording.rebuilt(server.item("bookings_pkey"), done).findings
+    (finding,) = wording.rebuilt(item, done).findings
     assert "bookings_note_ccold" in finding.summary
     sessions.pop().__exit__(None, None, None)
+    # The task, cleared: what it left goes, and nothing is built again.
+    assert server.rebuild_item(ledger, item)["state"] == "not needed"
+    assert set(server.indexes()) == set(before)
 
 
 def test_sessions_that_cannot_be_seen_are_not_thereby_absent(server: ReindexServer, ledger: Ledger) -> None:

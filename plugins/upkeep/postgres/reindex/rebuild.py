@@ -65,6 +65,8 @@ def rebuild(
     with connect(conninfo) as connection:
         guard(connection)
         try:
+            # Of an earlier try of this task, which died with its worker or its server.
+            _clean(connection, owner, item)
             before = _state(connection, item)
         except psycopg.errors.LockNotAvailable:
             return {"state": "locked", "reason": "somebody holds a lock on the index", "built": False}
@@ -72,8 +74,6 @@ def rebuild(
             return {"state": "gone", "reason": "the index was dropped meanwhile", "built": False}
         if before["oid"] != item["oid"]:
             return {"state": "not needed", "reason": "it was rebuilt meanwhile", "built": False}
-        # Of an earlier try of this task, which died with its worker or its server.
-        _clean(connection, owner, item)
         result: dict[str, Any] = {}
         for pause_s in pauses_s:
             if pause_s and ends and datetime.now(UTC) + timedelta(seconds=pause_s) > ends:

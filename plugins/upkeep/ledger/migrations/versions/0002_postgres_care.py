@@ -73,4 +73,4 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Drop what `upgrade` made."""
-    op.execute("drop table if exists snapshots")
+    op.execute("drop table if exists snapshots, deletions, index_baselines")
