@@ -135,11 +135,7 @@ def start_studyspot(home: Home) -> None:
 
 
 def start_studyspot_standby(home: Home) -> None:
-    name = "postgres.studyspot_standby"
-    start_standby(home, "postgres.studyspot", name)
-    connection = connection_to(home, "postgres.studyspot", "upkeep", "studyspot")
-    connection["extra"]["upkeep_standbys"] = f"127.0.0.1:{home.facts(name)['port']}"
-    home.connect("studyspot_postgres", connection)
+    start_standby(home, "postgres.studyspot", "postgres.studyspot_standby")
 
 
 def start_adaptive_learning(home: Home) -> None:
