@@ -30,8 +30,8 @@ LOOK = timedelta(minutes=10)
 """For looking into suspects; each takes about 10 ms. What is not reached is a suspect again next time."""
 
 LEAST_SHARE_OF_DATABASE = 0.001
-"""Less than this share of the database is no gain worth a rebuild. One in a hundred, as often advised, leaves most of the
-bloat where it is spread over many indexes: 78 of 115 MB in a database of 12 tables with 84 indexes (measured)."""
+"""Less than this share of the database is no gain worth a rebuild. One in a hundred, as often advised, leaves most of
+the bloat where it is spread over many indexes: 78 of 115 MB in a database of 12 tables with 84 indexes (measured)."""
 
 DISAPPOINTED_UNTIL = 1.5
 """An index whose last rebuild freed less than half of what was expected is left alone until it has grown this much."""
