@@ -21,6 +21,8 @@ from sandbox.servers import s3
 from tests.postgres_server import DATABASE
 from tests.retention_server import RetentionServer, a_home, archived, bucket, emptied, people
 from upkeep.ledger import Ledger
+from upkeep.report.model import Deed
+from upkeep.report.verdict import deeds
 from upkeep.retention import deleting, watch
 from upkeep.retention.archive import Archive
 from upkeep.retention.operators import RetentionOperator
@@ -260,3 +262,16 @@ def test_a_restart_of_the_server_is_survived_by_the_whole_task(
     assert action["after"]["outages"] > 0
     told = ledger.rows("select sum(rows) as rows from deletions where relation = 'public.bookings'")
     assert told == [{"rows": 20_000 - server("select count(*) from bookings")[0][0]}]
+
+
+def test_the_report_counts_rows() -> None:
+    def deed(verb: str, **after: Any) -> Deed:
+        return Deed(
+            capability="retention", verb=verb, object="public.bookings", task_id="retention", try_number=1,
+            state="done", dry_run=False, before={}, after=after, reason="", started_at=datetime.now(UTC), seconds=1.0,
+            bytes=None, plan="",
+        )  # fmt: skip
+
+    assert deeds([deed("delete", deleted=4040), deed("delete", deleted=2)]) == ["4,042 rows deleted"]
+    assert deeds([deed("delete", deleted=0)]) == []
+    assert deeds([deed("drop", deleted=7)]) == ["1 table dropped"]

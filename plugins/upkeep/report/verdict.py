@@ -132,6 +132,8 @@ def _verb(deed: Deed) -> str:
 
 
 def _deletion(capability: str, verb: str, done: Sequence[Deed]) -> str:
+    if rows := [deed.after["deleted"] for deed in done if isinstance(deed.after.get("deleted"), int)]:
+        return f"{counted(sum(rows), 'row')} {past(verb)}" if sum(rows) else ""
     if freed := sum(deed.bytes or 0 for deed in done):
         return f"{size(freed)} of {capability} {past(verb)}"
     files = [deed.after["files"] for deed in done if isinstance(deed.after.get("files"), int)]

@@ -157,7 +157,7 @@ def _plain(value: Any) -> bool:
     return isinstance(value, (int, float)) or (isinstance(value, str) and 0 < len(value) <= 60)
 
 
-_IRREGULAR = {"freeze": "frozen"}
+_IRREGULAR = {"drop": "dropped", "freeze": "frozen"}
 
 
 def past(verb: str) -> str:

@@ -114,11 +114,10 @@ def _one(job: Job, eyes: Watch, item: Item, plan: Plan) -> tuple[Outcome, Result
     from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
 
     before = {key: getattr(item, key) for key in ("due", "rows", "held", "referenced", "bytes", "cut_off", "oldest")}
-    verb = "drop_partition" if item.act == "drop" else "delete"
     copy = records.Copier(job.ledger, job.run)
     result, stays = Result(), {}
     try:
-        with job.ledger.action(job.run, "retention", verb, item.table, plan=plan, before=before) as action:
+        with job.ledger.action(job.run, "retention", item.act, item.table, plan=plan, before=before) as action:
             result = _act(job, item, plan, copy, eyes.over(item))
             action.after = dict(vars(result))
             if result.state != "done":
