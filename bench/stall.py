@@ -122,6 +122,9 @@ def stall(scale: int = 20, rate: int = 100, runs: int = RUNS) -> dict[str, Any]:
         "ratio": round(ratio, 4) if kept else LOST,
         "control": round(longest["control"] / 1000, 4),
         "above_control_ms": round(above, 1),
+        "ratio_above_control": round(
+            above / 1000 / max(longest["handbook"] / 1000 - longest["control"] / 1000, 0.001), 4
+        ),
         "lock_waits_over_50_ms": lock_waits,
         "maintenance_s": {
             name: round(statistics.median(each.maintenance_s for each in them), 1) for name, them in seen.items()
