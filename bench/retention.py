@@ -2,7 +2,7 @@
 Deleting 1.2 of 1.6 million rows while somebody holds an old snapshot, as a report or a dump does.
 
 Ours walks from a stored lower bound; the LIMIT loop begins at the start of the index each time and meets every dead
-entry there again. Ours is told 25 ms per transaction and no rest between them (250 ms and half as long by default), and
+entry there again. Ours is told 20 ms per transaction and no rest between them (250 ms and half as long by default), and
 writes progress, the deletion ledger in the same and in another database all the while.
 """
 
@@ -127,7 +127,7 @@ def _ours(home: Home, ledger_conninfo: str) -> tuple[float, float, int]:
         done = deleting.delete(
             servers.dsn(home, NAME, "upkeep_owner", "copy"),
             item,
-            Deletion(batch="25ms", rest=0),  # type: ignore[arg-type]
+            Deletion(batch="20ms", rest=0),  # type: ignore[arg-type]
             plan="0" * 64,
             record=records.Copier(ledger, Run(platform="bench", dag_id="bench", run_id="bench", task_id="retention")),
         )
