@@ -23,7 +23,7 @@ from upkeep.health.operators import HealthCheckOperator
 from upkeep.platforms import Platform, platforms
 from upkeep.postgres.advice.operators import AdviceOperator
 from upkeep.postgres.reindex.operators import ChooseIndexesOperator, DropLeftoversOperator, RebuildIndexOperator
-from upkeep.report.operators import ReportOperator
+from upkeep.report.operators import SERVICES, ReportOperator
 from upkeep.retention.operators import RetentionOperator
 from upkeep.watcher import WatcherOperator
 
@@ -67,7 +67,9 @@ def monthly_maintenance(platform: Platform) -> None:
             # Deleting bloats indexes, so they are chosen after it.
             health >> settings >> retention >> leftovers >> choose >> reindex
             work += [settings, retention, leftovers, choose, reindex]
-        report = ReportOperator(task_id="report", platform=platform.name, trigger_rule=TriggerRule.ALL_DONE)
+        report = ReportOperator(
+            task_id="report", platform=platform.name, sections=SERVICES, trigger_rule=TriggerRule.ALL_DONE
+        )
         watcher = WatcherOperator(task_id="watcher")
         work >> report >> watcher
         work >> watcher

@@ -17,11 +17,8 @@ from upkeep.defaults import dag_defaults, postgres_pool
 from upkeep.health.operators import HealthCheckOperator
 from upkeep.platforms import Platform, platforms
 from upkeep.postgres.advice.operators import AdviceOperator
-from upkeep.report.operators import ReportOperator
+from upkeep.report.operators import SERVICES, ReportOperator
 from upkeep.watcher import WatcherOperator
-
-LOOKED_AT = ("http", "postgres", "redis", "kafka", "kubernetes", "metrics")
-"""Sections of the platform file; the trees of its hosts are daily maintenance's."""
 
 
 def weekly_maintenance(platform: Platform) -> None:
@@ -41,7 +38,7 @@ def weekly_maintenance(platform: Platform) -> None:
                 for area in ("statistics", "settings")
             ]
         report = ReportOperator(
-            task_id="report", platform=platform.name, sections=LOOKED_AT, trigger_rule=TriggerRule.ALL_DONE
+            task_id="report", platform=platform.name, sections=SERVICES, trigger_rule=TriggerRule.ALL_DONE
         )
         watcher = WatcherOperator(task_id="watcher")
         health >> areas >> report >> watcher

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from upkeep.ledger import Run
 
+SERVICES = ("http", "postgres", "redis", "kafka", "kubernetes", "metrics")
+"""Sections whose servers the task `health` looks at; the trees of `hosts` are daily maintenance's."""
+
 
 class ReportLink(BaseOperatorLink):
     """The button "Report" on the task's page."""
