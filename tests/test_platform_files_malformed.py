@@ -53,6 +53,8 @@ def _full() -> dict[str, Any]:
     made["approvers"] |= {"people": ["jane", "joe"], "preapproved": {"restart": "P0"}}
     pod = {"image": DIGEST, "namespace": "airflow", "service_account": "upkeep", "cpu": 2, "memory": "1GiB"}
     made["execution"] |= {"executor": "KubernetesExecutor", "queue": "heavy", "pod": {**pod, "scratch": "2GiB"}}
+    made["postgres"]["deletion"]["archive_bucket"] = "studyspot-archive"
+    made["postgres"]["advice"]["accepted"] = {"public.bookings_by_year": "the yearly report"}
     bookings, users = made["postgres"]["tables"][:2]
     made["postgres"]["tables"][:2] = [users, bookings]
     web = made["http"]["endpoints"].pop(1)
