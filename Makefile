@@ -27,7 +27,7 @@ demo: setup
 
 # First what runs side by side; then the whole Airflow, which wants the machine for itself.
 test: setup
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not soak and not live"
+	@$(BIN)/python -m pytest -q -n 3 --dist loadfile -m "not soak and not live"
 	@$(BIN)/python -m pytest -q -m "live and not soak"
 
 soak: setup

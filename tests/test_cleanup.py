@@ -221,7 +221,9 @@ with Ledger(conninfo) as ledger:
 """
 
 
-@pytest.mark.parametrize(("number", "done_already"), [(1, False), (2, True), (4, True)])
+@pytest.mark.parametrize(
+    ("number", "done_already"), [(1, False), pytest.param(2, True, marks=pytest.mark.soak), (4, True)]
+)
 def test_killed_while_an_object_is_being_deleted_the_next_run_ends_in_the_right_state(
     home: Home, ledger: Ledger, ledger_conninfo: str, number: int, done_already: bool
 ) -> None:

@@ -59,7 +59,10 @@ def vacuum_items(document: dict[str, Any]) -> list[list[dict[str, Any]]]:
     ]
 
 
-def test_the_next_window_does_what_is_due_now(shop: PostgresServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_next_window_does_what_is_due_now(
+    shop: PostgresServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     table(shop, "bookings", dead=4000)
     table(shop, "users")
     shop("insert into users select i, 'x' from generate_series(10001, 11500) as i")

@@ -199,7 +199,7 @@ def test_killed_at_a_step_and_run_again(case: Case, step: str) -> None:
 def killed_at_a_time(case: Case, seed: int) -> None:
     dice = random.Random(seed)
     archive = bool(seed % 2)
-    process = case.start(archive=archive, rest=2)
+    process = case.start(archive=archive, rest=10)
     processes.wait_until(lambda: ("public.bookings", "open") in case.states(), 20, "the work to begin")
     time.sleep(dice.uniform(0, 0.5))
     assert case.states()[-1][1] == "open", "killed while a step was open"

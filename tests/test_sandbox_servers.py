@@ -191,6 +191,7 @@ def test_an_administrator_can_run_the_file_of_roles_by_hand_and_again(home: Home
         assert connection.execute("select count(*) from upkeep.canary").fetchone() == (0,)
 
 
+@pytest.mark.soak
 def test_before_postgres_17_the_maintenance_role_gets_its_rights_from_the_owner(empty: Home) -> None:
     """On Debian's PostgreSQL 15, unpacked and never installed."""
     package = binaries.debian("postgresql-15", "postgresql-client-15")
@@ -241,7 +242,7 @@ def test_the_control_cluster_holds_airflows_database_and_the_ledgers(home: Home)
         connection.rollback()
 
 
-@pytest.mark.parametrize("namespaces", [True, False])
+@pytest.mark.parametrize("namespaces", [pytest.param(True, marks=pytest.mark.soak), False])
 def test_a_cluster_starts_below_a_private_directory_whatever_the_machine_allows(namespaces: bool, empty: Home) -> None:
     """As root inside a user namespace or as nobody with everything copied; as another user both are the same."""
     empty.path.chmod(0o700)
@@ -257,6 +258,7 @@ def test_a_cluster_starts_below_a_private_directory_whatever_the_machine_allows(
     assert copied == (not namespaces and os.geteuid() == 0)
 
 
+@pytest.mark.soak
 def test_another_user_than_root_needs_nothing_more(empty: Home) -> None:
     """The whole of it as a user who is not root: databases, standby, cache, files, stopping."""
     user = unprivileged(empty)
@@ -288,6 +290,7 @@ def kill(process: subprocess.Popen) -> None:
     process.wait()
 
 
+@pytest.mark.soak
 def test_an_up_that_is_killed_at_any_step_can_be_run_again(empty: Home) -> None:
     cluster = empty.path / PRIMARY
 
@@ -338,6 +341,7 @@ def test_down_ends_the_server_and_all_its_children_though_clients_are_connected(
     assert not (Path("/proc") / str(pid) / "exe").exists()
 
 
+@pytest.mark.soak
 def test_a_program_that_is_not_there_is_named_with_what_installs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
