@@ -19,7 +19,9 @@ from upkeep.defaults import pools
 from upkeep.platforms import platforms
 
 BAG = DagBag(str(REPOSITORY / "dags"))
-MAINTENANCE = [dag for dag in BAG.dags.values() if dag.dag_id.endswith("_maintenance")]
+# A file's Dags come in no particular order, and parallel test processes must collect the same.
+DAGS = sorted(BAG.dags.values(), key=lambda dag: dag.dag_id)
+MAINTENANCE = [dag for dag in DAGS if dag.dag_id.endswith("_maintenance")]
 
 
 def name(dag: Any) -> str:
@@ -36,7 +38,7 @@ def test_every_file_loads() -> None:
     assert "alert_delivery" in BAG.dags
 
 
-@pytest.mark.parametrize("dag", BAG.dags.values(), ids=name)
+@pytest.mark.parametrize("dag", DAGS, ids=name)
 def test_every_dag_keeps_house_style(dag: Any) -> None:
     for bullet in ("**Runs**", "**Touches**", "**Re-run**", "**If it fails**"):
         assert bullet in dag.doc_md
@@ -67,7 +69,7 @@ def test_every_pool_that_a_task_names_is_made_by_setup() -> None:
     assert named <= set(pools(platforms()))
 
 
-@pytest.mark.parametrize("dag", BAG.dags.values(), ids=name)
+@pytest.mark.parametrize("dag", DAGS, ids=name)
 def test_a_serialized_dag_holds_names_and_no_models(dag: Any) -> None:
     text = json.dumps(DagSerialization.serialize_dag(dag))
     assert len(text) < 40_000
