@@ -44,6 +44,9 @@ class Reindex(Section):
     old_transaction: Annotated[Duration, Between("1s", "1h")] = timedelta(minutes=5)
     """No rebuild begins while a transaction this old would keep it waiting; younger ones are waited for."""
 
+    workers: int = Field(default=0, ge=0, le=16)
+    """Parallel workers of one rebuild beside its own process; 0 leaves the other cores to the application."""
+
     most_indexes: int = Field(default=50, ge=1, le=1000)
     """At most this many in one window, the most bytes per second first."""
 

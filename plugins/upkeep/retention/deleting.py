@@ -21,7 +21,7 @@ import psycopg
 from upkeep.platforms.database import Deletion
 from upkeep.postgres.session import Connection, statement_timeout
 from upkeep.retention import progress as progress_of
-from upkeep.retention import statements
+from upkeep.retention import records, statements
 from upkeep.retention.archive import Archive, Segment
 from upkeep.retention.items import Item
 from upkeep.retention.pace import Pace
@@ -88,7 +88,12 @@ def delete(
         raise ValueError(f"{item.table}: {item.refused or item.act}")
     if item.archive and archive is None:
         raise ValueError(f"{item.table}: its rule wants an archive")
-    work = _Work(item, settings, plan, record, go, ends, archive if item.archive else None, tidy)
+    with records.behind(record) as told:
+        return _attempt(conninfo, _Work(item, settings, plan, told, go, ends, archive if item.archive else None, tidy))
+
+
+def _attempt(conninfo: str, work: _Work) -> Result:
+    """All of it, over outages of the server."""
     began = time.monotonic()
     while True:
         try:
@@ -281,7 +286,7 @@ class _Work:
         return step[0]
 
     def _counts(self, connection: Connection, step: Step, seconds: float) -> None:
-        """A transaction was committed; it counts once the ledger knows."""
+        """A transaction was committed; the ledger hears of it while the next one runs."""
         seen, nexts, record = step
         if record is not None:
             self.record.tell(record)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
 from upkeep.ledger import Ledger, Run
 from upkeep.postgres.session import Connection
+from upkeep.retention.work import Record
 
 COLUMNS = (
     "id", "relation", "plan", "cut_off", "key_column", "condition", "from_key", "to_key", "rows", "ids", "archive",
@@ -43,6 +46,38 @@ class Copier:
         if rows:
             self.tell(*rows)
             forget(connection, [row["id"] for row in rows])
+
+
+class Behind:
+    """
+    Tells a record while the next transaction deletes: one transaction behind, never two.
+
+    A trouble of the record's is raised at its next call.
+    """
+
+    def __init__(self, record: Record, thread: ThreadPoolExecutor) -> None:
+        self._record, self._thread = record, thread
+        self._telling: Future[None] | None = None
+
+    def tell(self, row: Mapping[str, Any]) -> None:
+        self._told()
+        self._telling = self._thread.submit(self._record.tell, row)
+
+    def catch_up(self, connection: Connection) -> None:
+        self._told()
+        self._record.catch_up(connection)
+
+    def _told(self) -> None:
+        if self._telling is not None:
+            telling, self._telling = self._telling, None
+            telling.result()
+
+
+@contextmanager
+def behind(record: Record) -> Iterator[Behind]:
+    """``record``, told on a thread of its own, which is done with it at the end."""
+    with ThreadPoolExecutor(1, "deletion-ledger") as thread:
+        yield Behind(record, thread)
 
 
 def forget(connection: Connection, ids: Sequence[UUID]) -> None:

@@ -62,7 +62,7 @@ def rebuild(
         ``leftover``: what is left behind and could not be dropped.
     :raises psycopg.OperationalError: the server cannot be reached, or went away.
     """
-    with connect(conninfo) as connection:
+    with connect(conninfo, settings={"max_parallel_maintenance_workers": str(settings.workers)}) as connection:
         guard(connection)
         try:
             # Of an earlier try of this task, which died with its worker or its server.
