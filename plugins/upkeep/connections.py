@@ -128,6 +128,28 @@ def kubernetes_client(conn_id: str) -> ApiClient:
     return KubernetesHook(conn_id=conn_id).get_conn()
 
 
+def s3_client(conn_id: str) -> Any:
+    """
+    boto3's client for S3, made by the amazon provider's hook, with patience for a store that is busy for a moment.
+
+    Bodies are not signed: hashing all of a backup a second time costs more than sending it. What arrived is compared
+    when it is read back, and on the way by the checksum that boto3 adds wherever the store takes one.
+    """
+    connection(conn_id)
+    from airflow.providers.amazon.aws.hooks.s3 import S3Hook
+    from botocore.config import Config  # type: ignore[import-untyped]
+
+    hook = S3Hook(conn_id)
+    usual = hook.conn_config.botocore_config or Config()
+    ours = Config(
+        retries={"mode": "standard", "total_max_attempts": 6},
+        connect_timeout=5,
+        read_timeout=60,
+        s3={"payload_signing_enabled": False, **(usual.s3 or {})},
+    )
+    return S3Hook(conn_id, config=usual.merge(ours)).get_conn()
+
+
 def open_ledger() -> Ledger:
     """:raises LedgerError: it cannot be reached. :raises SettingsError: no connection ``upkeep_ledger``."""
     return Ledger(postgres_conninfo(LEDGER))

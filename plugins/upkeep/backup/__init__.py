@@ -1,0 +1,1 @@
+"""Backups that are proved: made with a manifest, read back, restored, and only then counted."""
