@@ -1,0 +1,1 @@
+"""Which backups stay and which may go, and letting go of them in two steps."""
