@@ -83,6 +83,7 @@ class Home:
                 "connect_to": state.get("connect_to", {}),
                 "host_root": str(self.path / "hosts"),
                 "spool": str(self.path / "spool"),
+                "postgres_programs": sorted({one["bin"] for one in state.get("facts", {}).values() if "bin" in one}),
                 "reports": f"file://{self.path / 'reports'}",
             }
             self._write("upkeep.yaml", settings)

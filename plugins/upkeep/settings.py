@@ -6,6 +6,7 @@ The only module that reads environment variables.
 from __future__ import annotations
 
 import os
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -42,6 +43,12 @@ class Settings(BaseModel):
     """``{"api.studyspot.com:443": "10.0.0.7:443"}``: other addresses for hosts named in platform files; host name,
     SNI and certificate checks stay those of the name (as curl's ``--connect-to``)."""
 
+    postgres_programs: tuple[Path, ...] = ()
+    """Directories with PostgreSQL's programs (``pg_dump``, ``postgres``) that are not where packages put them."""
+
+    scratch: Path = Path(tempfile.gettempdir())
+    """Where verification builds throw-away database clusters; needs room for the largest database."""
+
     approvers: tuple[str, ...] = ()
     """Airflow users who may say yes where a platform names nobody."""
 
@@ -74,7 +81,7 @@ def settings() -> Settings:
         )
     for key in Settings.model_fields:
         if (value := os.environ.get(f"UPKEEP_{key.upper()}")) is not None:
-            content[key] = yaml.safe_load(value) if key in ("connect_to", "approvers") else value
+            content[key] = yaml.safe_load(value) if key in ("connect_to", "approvers", "postgres_programs") else value
     try:
         return Settings.model_validate(content)
     except ValidationError as wrong:

@@ -36,11 +36,18 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-class Table(_Part):
-    """What a table held in the snapshot of the dump."""
-
+class _Relation(_Part):
+    schema_name: str
     name: str
-    """``schema.table``, quoted as SQL wants it."""
+
+    @property
+    def full_name(self) -> str:
+        """For people: ``public.users``."""
+        return f"{self.schema_name}.{self.name}"
+
+
+class Table(_Relation):
+    """What a table held in the snapshot of the dump."""
 
     rows: int
     digest: Decimal
@@ -50,10 +57,15 @@ class Table(_Part):
     """What was hashed: the row itself, or its text where a type has no hash that is the same in every database."""
 
 
-class Sequence(_Part):
-    name: str
-    last_value: int
+class Sequence(_Relation):
+    """Sequences know no snapshots: the dump read this one at some time between two looks."""
+
+    before: int
+    after: int
+    """Its last value before and after the dump."""
+
     is_called: bool
+    """Whether a value was taken, at the first look."""
 
 
 class Extension(_Part):

@@ -200,14 +200,20 @@ class Store:
 
     def unfinished(self, prefix: str) -> list[Unfinished]:
         """Multipart uploads below ``prefix`` that were neither completed nor aborted."""
-        with told(self.url(prefix), "asked for unfinished uploads"):
-            pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=prefix)
-            return [
-                Unfinished(one["Key"], one["UploadId"], one["Initiated"])
-                for page in pages
-                for one in page.get("Uploads", ())
-                if one["Key"].startswith(prefix)
-            ]
+        try:
+            with told(self.url(prefix), "asked for unfinished uploads"):
+                pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=prefix)
+                return [
+                    Unfinished(one["Key"], one["UploadId"], one["Initiated"])
+                    for page in pages
+                    for one in page.get("Uploads", ())
+                    if one["Key"].startswith(prefix)
+                ]
+        except StoreError as refused:
+            # What some stores say when there has never been one.
+            if refused.code == "NoSuchUpload":
+                return []
+            raise
 
     def abort(self, upload: Unfinished) -> None:
         """Forget an unfinished upload; one that is gone already is fine."""
@@ -237,15 +243,26 @@ class Store:
                 ) from None
             raise
 
-    def _is_locked(self, key: str, version: str | None) -> bool:
+    def lock_of(self, key: str, version: str | None = None) -> str:
+        """Why Object Lock forbids deleting it now; empty when nothing does, or it is not there."""
         which = {"VersionId": version} if version else {}
         try:
             with told(self.url(key), "asked for its lock"):
                 seen = self.client.head_object(Bucket=self.bucket, Key=key, **which)
+        except StoreError as refused:
+            if refused.code in ("404", "NoSuchKey", "NotFound", "405"):
+                return ""
+            raise
+        if seen.get("ObjectLockLegalHoldStatus") == "ON":
+            return "it is on legal hold"
+        until = seen.get("ObjectLockRetainUntilDate")
+        return f"Object Lock keeps it until {until:%Y-%m-%d %H:%M} UTC" if until and until > datetime.now(UTC) else ""
+
+    def _is_locked(self, key: str, version: str | None) -> bool:
+        try:
+            return bool(self.lock_of(key, version))
         except StoreError:
             return False
-        until = seen.get("ObjectLockRetainUntilDate")
-        return seen.get("ObjectLockLegalHoldStatus") == "ON" or bool(until and until > datetime.now(UTC))
 
     def _locked(self) -> dict[str, Any]:
         if self.lock is None:
