@@ -8,12 +8,9 @@ writes progress, the deletion ledger in the same and in another database all the
 
 from __future__ import annotations
 
-import shutil
 import statistics
-import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -55,8 +52,7 @@ create index ev_amount on ev (amount);
 
 def retention() -> dict[str, Any]:
     """Ours against the loop, in turn; the one big DELETE beside them, because it is fast and locks everything."""
-    home = Home(Path(tempfile.mkdtemp(prefix="up-", dir="/tmp")))
-    try:
+    with sandbox.temporary() as home:
         settings = {"autovacuum": False, "shared_buffers": "256MB", "max_wal_size": "4GB"}
         servers.start_cluster(home, NAME, VERSION, settings=settings)
         servers.prepare_platform(home, NAME, "original")
@@ -84,9 +80,6 @@ def retention() -> dict[str, Any]:
                     raise RuntimeError(f"{name} deleted {rows:,} rows")
                 seen[name].append((seconds, longest))
         return _result(seen)
-    finally:
-        sandbox.down(home)
-        shutil.rmtree(home.path, ignore_errors=True)
 
 
 def _result(seen: dict[str, list[tuple[float, float]]]) -> dict[str, Any]:

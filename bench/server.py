@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,9 +56,5 @@ class Server:
 
 @contextmanager
 def server(**settings: str | int | bool) -> Iterator[Server]:
-    home = Home(Path(tempfile.mkdtemp(prefix="up-", dir="/tmp")))
-    try:
+    with sandbox.temporary() as home:
         yield Server(home, **settings)
-    finally:
-        sandbox.down(home)
-        shutil.rmtree(home.path, ignore_errors=True)

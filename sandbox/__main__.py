@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import signal
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from sandbox import processes
@@ -99,6 +103,18 @@ def down(home: Home) -> None:
     names = list(home.state().get("processes", {}))
     with ThreadPoolExecutor(max_workers=max(1, len(names))) as pool:
         list(pool.map(lambda name: processes.stop(home, name), names))
+
+
+@contextmanager
+def temporary() -> Iterator[Home]:
+    """An empty sandbox; afterwards nothing of it runs and nothing is left."""
+    # Unix sockets have room for 107 characters, so not below anybody's own directory.
+    home = Home(Path(tempfile.mkdtemp(prefix="up-", dir="/tmp")))
+    try:
+        yield home
+    finally:
+        down(home)
+        shutil.rmtree(home.path, ignore_errors=True)
 
 
 def serve(home: Home, *, only: list[str], scale: float) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -21,7 +21,7 @@ MONTH = timedelta(days=31)
 
 def on(*versions: int) -> pytest.MarkDecorator:
     """Only on these: where no question and no answer differs between versions, one is enough."""
-    return pytest.mark.parametrize("advised", versions, indirect=True)
+    return pytest.mark.parametrize("server", versions, indirect=True)
 
 
 class AdviceServer(PostgresServer):
@@ -68,6 +68,14 @@ class AdviceServer(PostgresServer):
             json.dumps([dict(outcome.facts), *(dict(finding.facts) for finding in outcome.findings)])
         return {outcome.check: outcome for outcome in outcomes}
 
+    def empty(self) -> Self:
+        """Nor was anything counted."""
+        self("drop owned by app_owner cascade")
+        self.earlier.clear()
+        self.standbys = ()
+        self.superuser("select pg_stat_statements_reset()")
+        return self
+
     def settings(self) -> dict[str, Outcome]:
         return self.report("settings", area="settings")
 
@@ -81,12 +89,3 @@ def found(outcome: Outcome) -> Mapping[str, Finding]:
     """Its findings by object."""
     assert outcome.state != "unknown", outcome.reason
     return {finding.object: finding for finding in outcome.findings}
-
-
-def forgotten(server: AdviceServer) -> Iterator[AdviceServer]:
-    """For one test: nothing was counted before it, and nothing that it made stays."""
-    server.earlier.clear()
-    server.standbys = ()
-    server.superuser("select pg_stat_statements_reset()")
-    yield server
-    server("drop owned by app_owner cascade")

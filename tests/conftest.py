@@ -31,8 +31,7 @@ from sandbox import __main__ as sandbox
 from sandbox import airflow
 from sandbox.home import REPOSITORY, Home
 from sandbox.inboxes.client import Inbox
-from tests.advice_server import AdviceServer, forgotten
-from tests.postgres_server import VERSIONS, PostgresServer, empty
+from tests.postgres_server import VERSIONS, PostgresServer
 from upkeep.ledger import Ledger, Run
 from upkeep.ledger.migrate import migrate
 
@@ -44,14 +43,9 @@ def pytest_sessionfinish() -> None:
 @pytest.fixture(scope="session")
 def control() -> Iterator[Home]:
     """A sandbox with the control cluster: an empty Postgres 17 for ledgers."""
-    # Unix sockets have room for 107 characters, so not below pytest's own directories.
-    home = Home(Path(tempfile.mkdtemp(prefix="up-", dir="/tmp")))
-    try:
+    with sandbox.temporary() as home:
         sandbox.up(home, only=["postgres.control"], scale=0.02)
         yield home
-    finally:
-        sandbox.down(home)
-        shutil.rmtree(home.path, ignore_errors=True)
 
 
 @pytest.fixture
@@ -83,47 +77,31 @@ def ledger(ledger_conninfo: str) -> Iterator[Ledger]:
 
 
 @pytest.fixture(scope="session")
-def each() -> Iterator[Callable[[int], PostgresServer]]:
-    """Clusters of PostgreSQL 15, 17 and 18 with Upkeep's least roles, started when they are first asked for."""
-    home = Home(Path(tempfile.mkdtemp(prefix="up-", dir="/tmp")))
-    try:
-        yield cache(lambda version: PostgresServer(home, version))
-    finally:
-        sandbox.down(home)
-        shutil.rmtree(home.path, ignore_errors=True)
-
-
-@pytest.fixture(params=VERSIONS)
-def server(each: Callable[[int], PostgresServer], request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
-    """The same test on every version; what it makes in the database is dropped."""
-    yield from empty(each(request.param))
-
-
-@pytest.fixture
-def seventeen(each: Callable[[int], PostgresServer]) -> Iterator[PostgresServer]:
-    yield from empty(each(17))
+def home() -> Iterator[Home]:
+    """A sandbox for the servers that several files of tests share; each is started when it is first asked for."""
+    with sandbox.temporary() as home:
+        yield home
 
 
 @pytest.fixture(scope="session")
-def advised_each() -> Iterator[Callable[[int], AdviceServer]]:
-    """The same, with settings that nobody would complain about."""
-    home = Home(Path(tempfile.mkdtemp(prefix="up-", dir="/tmp")))
-    try:
-        yield cache(lambda version: AdviceServer(home, version))
-    finally:
-        sandbox.down(home)
-        shutil.rmtree(home.path, ignore_errors=True)
+def each(home: Home) -> Callable[..., Any]:
+    """Clusters of PostgreSQL 15, 17 and 18 with Upkeep's least roles: ``each(17)``, ``each(17, ReindexServer)``."""
+    return cache(lambda version, kind=PostgresServer: kind(home, version, name=f"{kind.__name__}.{version}".lower()))
 
 
 @pytest.fixture(params=VERSIONS)
-def advised(advised_each: Callable[[int], AdviceServer], request: pytest.FixtureRequest) -> Iterator[AdviceServer]:
-    """The same test on every version; what it makes in the database is dropped."""
-    yield from forgotten(advised_each(request.param))
+def server(each: Callable[..., Any], request: pytest.FixtureRequest) -> Any:
+    """The same test on every version of the file's ``SERVER``; in its database is nothing of an earlier one."""
+    return each(request.param, kind_for(request)).empty()
 
 
 @pytest.fixture
-def advised_seventeen(advised_each: Callable[[int], AdviceServer]) -> Iterator[AdviceServer]:
-    yield from forgotten(advised_each(17))
+def seventeen(each: Callable[..., Any], request: pytest.FixtureRequest) -> Any:
+    return each(17, kind_for(request)).empty()
+
+
+def kind_for(request: pytest.FixtureRequest) -> type[PostgresServer]:
+    return getattr(request.module, "SERVER", PostgresServer)
 
 
 def run(number: int = 1, *, platform: str = "studyspot", task: str = "health") -> Run:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 from psycopg.conninfo import make_conninfo
@@ -53,6 +53,18 @@ class PostgresServer:
     def care(self, name: str, settings: Vacuum = VACUUM, schema: str = "public", **how: Any) -> dict[str, Any]:
         return care(self.conninfo, schema, name, settings, **how)
 
+    def empty(self) -> Self:
+        """What an earlier test made is gone."""
+        for (name,) in self(
+            "select format('%I.%I', schemaname, tablename) from pg_tables where tableowner = 'app_owner'"
+        ):
+            self(f"drop table if exists {name} cascade")
+        for (name,) in self(
+            "select format('%I', nspname) from pg_namespace where pg_get_userbyid(nspowner) = 'app_owner'"
+        ):
+            self(f"drop schema {name} cascade")
+        return self
+
     @contextmanager
     def session(self, *statements: str) -> Iterator[psycopg.Connection[Any]]:
         """The application, in the middle of a transaction."""
@@ -61,18 +73,6 @@ class PostgresServer:
                 connection.execute(statement)  # type: ignore[call-overload]
             yield connection
             connection.rollback()
-
-
-def empty(server: PostgresServer) -> Iterator[PostgresServer]:
-    yield server
-    for (name,) in server(
-        "select format('%I.%I', schemaname, tablename) from pg_tables where tableowner = 'app_owner'"
-    ):
-        server(f"drop table if exists {name}")
-    for (name,) in server(
-        "select format('%I', nspname) from pg_namespace where pg_get_userbyid(nspowner) = 'app_owner'"
-    ):
-        server(f"drop schema {name} cascade")
 
 
 def table(server: PostgresServer, name: str, rows: int = 10_000, *, dead: int = 0, options: str = "") -> None:

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 
-from sandbox import __main__ as sandbox
 from sandbox.home import Home
 from sandbox.servers import postgres as servers
 from sandbox.servers import s3
@@ -48,6 +43,11 @@ class RetentionServer(PostgresServer):
         self.superuser("alter role upkeep_owner set client_connection_check_interval = '1s'")
         self.deleter = servers.dsn(home, self.name, "upkeep_owner", DATABASE)
 
+    def empty(self) -> Self:
+        super().empty()
+        self.superuser("truncate upkeep.retention, upkeep.deletions; drop function if exists slow")
+        return self
+
     def plan(self, **rules: Retention) -> dict[str, Item]:
         """In the order of the plan, by ``schema.name``."""
         tables = [Table(name=name, retention=rule) for name, rule in rules.items()]
@@ -74,25 +74,6 @@ class RetentionServer(PostgresServer):
                 connection.execute(statement, [number])  # type: ignore[call-overload]
                 longest = max(longest, (datetime.now(UTC) - began).total_seconds())
         return longest
-
-
-@contextmanager
-def a_home() -> Iterator[Home]:
-    home = Home(Path(tempfile.mkdtemp(prefix="up-", dir="/tmp")))
-    try:
-        yield home
-    finally:
-        sandbox.down(home)
-        shutil.rmtree(home.path, ignore_errors=True)
-
-
-def emptied(server: RetentionServer) -> Iterator[RetentionServer]:
-    """The server, and afterwards nothing in it."""
-    yield server
-    tables = server("select format('%I.%I', schemaname, tablename) from pg_tables where tableowner = 'app_owner'")
-    for (name,) in tables:
-        server(f"drop table if exists {name} cascade")
-    server.superuser("truncate upkeep.retention, upkeep.deletions; drop function if exists slow")
 
 
 def people(server: RetentionServer, users: int = 400, bookings: int = 4000) -> None:

@@ -17,6 +17,8 @@ from upkeep.findings import Outcome, Severity
 from upkeep.postgres.advice.indexes import DUPLICATE, INVALID, UNUSED
 from upkeep.postgres.advice.missing import MISSING, UNINDEXED
 
+SERVER = AdviceServer
+
 MOMENT = timedelta(seconds=1)
 
 
@@ -47,9 +49,9 @@ def verdicts(outcome: Outcome) -> dict[str, str]:
     return {row["index"]: row["verdict"] for row in outcome.facts["never_scanned"]}
 
 
-def test_only_what_serves_nothing_else_is_called_unused(advised: AdviceServer) -> None:
-    schema(advised)
-    early = advised.report("unused_indexes")[UNUSED]
+def test_only_what_serves_nothing_else_is_called_unused(server: AdviceServer) -> None:
+    schema(server)
+    early = server.report("unused_indexes")[UNUSED]
     assert early.state == "ok"
     assert early.facts["too_early"] == 2
     said = verdicts(early)
@@ -57,8 +59,8 @@ def test_only_what_serves_nothing_else_is_called_unused(advised: AdviceServer) -
     assert said["public.children_parent"] == "supports a foreign key"
     assert said["public.children_email_key"] == said["public.children_during_excl"] == "constraint"
     assert said["public.children_code"] == "unique"
-    advised.earlier.clear()
-    later = advised.report("unused_indexes", later=MONTH)[UNUSED]
+    server.earlier.clear()
+    later = server.report("unused_indexes", later=MONTH)[UNUSED]
     assert set(found(later)) == {"public.children_tag", "public.children_note"}
     finding = found(later)["public.children_tag"]
     assert finding.severity == Severity.P4
@@ -66,21 +68,21 @@ def test_only_what_serves_nothing_else_is_called_unused(advised: AdviceServer) -
 
 
 @on(15, 17)
-def test_an_index_in_use_is_not_called_unused_and_one_forgotten_is(advised: AdviceServer) -> None:
-    schema(advised)
-    scan(advised, "note")
-    advised.report("unused_indexes", observed=MOMENT)
+def test_an_index_in_use_is_not_called_unused_and_one_forgotten_is(server: AdviceServer) -> None:
+    schema(server)
+    scan(server, "note")
+    server.report("unused_indexes", observed=MOMENT)
     time.sleep(1.2 * MOMENT.total_seconds())
-    scan(advised, "tag")
-    unused = advised.report("unused_indexes", observed=MOMENT)[UNUSED]
+    scan(server, "tag")
+    unused = server.report("unused_indexes", observed=MOMENT)[UNUSED]
     assert set(found(unused)) == {"public.children_note"}, "scanned once, but not for a while"
     assert "1 scan, the last before" in found(unused)["public.children_note"].summary
-    scan(advised, "note")
-    assert "public.children_note" not in found(advised.report("unused_indexes", observed=MOMENT)[UNUSED])
+    scan(server, "note")
+    assert "public.children_note" not in found(server.report("unused_indexes", observed=MOMENT)[UNUSED])
 
 
-def test_a_reset_of_the_statistics_and_a_new_index_begin_the_time_anew(advised_seventeen: AdviceServer) -> None:
-    server = advised_seventeen
+def test_a_reset_of_the_statistics_and_a_new_index_begin_the_time_anew(seventeen: AdviceServer) -> None:
+    server = seventeen
     schema(server)
     server.report("unused_indexes")
     time.sleep(MOMENT.total_seconds())
@@ -95,7 +97,7 @@ def test_a_reset_of_the_statistics_and_a_new_index_begin_the_time_anew(advised_s
 
 
 @on(17)
-def test_a_partitioned_index_is_one_index(advised: AdviceServer) -> None:
+def test_a_partitioned_index_is_one_index(server: AdviceServer) -> None:
     for statement in (
         "create table p (id int, at int) partition by range (at)",
         "create table p1 partition of p for values from (0) to (10)",
@@ -104,14 +106,14 @@ def test_a_partitioned_index_is_one_index(advised: AdviceServer) -> None:
         "create index p_id on p (id)",
         "insert into p select i, i % 20 from generate_series(1, 1000) as i",
     ):
-        advised(statement)
-    advised("set enable_seqscan = off; select count(*) from p where id = 5")
-    outcome = advised.report("unused_indexes")[UNUSED]
+        server(statement)
+    server("set enable_seqscan = off; select count(*) from p where id = 5")
+    outcome = server.report("unused_indexes")[UNUSED]
     assert verdicts(outcome) == {"public.p_at": "too early to say"}, "the scans of parts count for the whole"
 
 
-def test_a_standby_is_asked_and_one_that_cannot_be_is_named(advised_seventeen: AdviceServer) -> None:
-    server = advised_seventeen
+def test_a_standby_is_asked_and_one_that_cannot_be_is_named(seventeen: AdviceServer) -> None:
+    server = seventeen
     schema(server)
     name = f"{server.name}_standby"
     servers.start_standby(server.home, server.name, name)
@@ -140,7 +142,7 @@ def test_a_standby_is_asked_and_one_that_cannot_be_is_named(advised_seventeen: A
 
 
 @on(17)
-def test_duplicates_and_beginnings_are_found_and_what_differs_is_not(advised: AdviceServer) -> None:
+def test_duplicates_and_beginnings_are_found_and_what_differs_is_not(server: AdviceServer) -> None:
     for statement in (
         "create table t (id int primary key, a int, b int, c text)",
         "create index t_a on t (a)",
@@ -159,9 +161,9 @@ def test_duplicates_and_beginnings_are_found_and_what_differs_is_not(advised: Ad
         "create index t_ba on t (b desc, a) include (c)",
         "create unique index t_b_b on t (b, c, a)",
     ):
-        advised(statement)
-    advised("set enable_seqscan = off; select count(*) from t where a = 1; select count(*) from t where lower(c) = 'x'")
-    redundant = found(advised.report("unused_indexes")[DUPLICATE])
+        server(statement)
+    server("set enable_seqscan = off; select count(*) from t where a = 1; select count(*) from t where lower(c) = 'x'")
+    redundant = found(server.report("unused_indexes")[DUPLICATE])
     kept = {finding.object.partition(".")[2]: finding.facts["kept"].partition(".")[2] for finding in redundant.values()}
     assert kept.pop("t_id") == "t_pkey"
     assert kept.pop("t_b_up") == "t_b_b"
@@ -172,21 +174,21 @@ def test_duplicates_and_beginnings_are_found_and_what_differs_is_not(advised: Ad
     assert set(kept) == {"t_a", "t_a_again"}, "one is the other's twin, the other the beginning of t_ab"
     assert "t_ab" in kept.values()
     for name in ("t_a", "t_a_again", "t_id", "t_b_up", "t_b_down", "t_lower"):
-        advised(f"drop index {name}")
-    assert advised.report("unused_indexes")[DUPLICATE].state == "ok"
+        server(f"drop index {name}")
+    assert server.report("unused_indexes")[DUPLICATE].state == "ok"
 
 
 @on(17)
-def test_an_invalid_index_is_found_until_it_is_built_anew(advised: AdviceServer) -> None:
-    advised("create table t (a int)")
-    advised("insert into t values (1), (1)")
+def test_an_invalid_index_is_found_until_it_is_built_anew(server: AdviceServer) -> None:
+    server("create table t (a int)")
+    server("insert into t values (1), (1)")
     with contextlib.suppress(psycopg.errors.UniqueViolation):
-        advised("create unique index concurrently t_a on t (a)")
-    (finding,) = found(advised.report("unused_indexes")[INVALID]).values()
+        server("create unique index concurrently t_a on t (a)")
+    (finding,) = found(server.report("unused_indexes")[INVALID]).values()
     assert (finding.object, finding.severity) == ("public.t_a", Severity.P2)
-    advised("delete from t where ctid = '(0,1)'")
-    advised(finding.hint.partition(": ")[2])
-    assert advised.report("unused_indexes")[INVALID].state == "ok"
+    server("delete from t where ctid = '(0,1)'")
+    server(finding.hint.partition(": ")[2])
+    assert server.report("unused_indexes")[INVALID].state == "ok"
 
 
 # -- missing -------------------------------------------------------------------------------------------
@@ -215,38 +217,38 @@ def missing(server: AdviceServer) -> Outcome:
 
 
 @on(15, 18)
-def test_a_big_filtered_table_is_told_with_its_column_and_a_small_one_never(advised: AdviceServer) -> None:
-    customers(advised)
+def test_a_big_filtered_table_is_told_with_its_column_and_a_small_one_never(server: AdviceServer) -> None:
+    customers(server)
     ask(
-        advised,
+        server,
         "select * from orders where customer = {}",
         "select * from small where customer = {}",
         "select * from orders as o where o.kind = 'kind {}'",
     )
-    before = advised("select count(*) from pg_indexes")
-    first = missing(advised)
+    before = server("select count(*) from pg_indexes")
+    first = missing(server)
     assert set(found(first)) == {"public.orders"}
     finding = found(first)["public.orders"]
     assert [each["column"] for each in finding.facts["columns"]] == ["customer"], "a third of the rows needs no index"
     assert "which selects 12 rows: select * from orders where customer = $1" in finding.summary
-    assert advised("select count(*) from pg_indexes") == before, "advice only"
-    advised("create index orders_customer on orders (customer)")
-    ask(advised, "select * from orders where customer = {}")
-    assert missing(advised).state == "ok"
+    assert server("select count(*) from pg_indexes") == before, "advice only"
+    server("create index orders_customer on orders (customer)")
+    ask(server, "select * from orders where customer = {}")
+    assert missing(server).state == "ok"
 
 
 @on(17)
-def test_parts_of_a_table_are_spoken_of_by_the_name_of_the_whole(advised: AdviceServer) -> None:
-    advised("create table orders (id int, customer int) partition by range (id)")
-    advised("create table orders_1 partition of orders for values from (0) to (100000)")
-    advised("insert into orders select i, i % 5000 from generate_series(1, 30000) as i")
-    advised("analyze orders")
-    ask(advised, "select * from orders where customer = {}")
-    assert set(found(missing(advised))) == {"public.orders_1"}
+def test_parts_of_a_table_are_spoken_of_by_the_name_of_the_whole(server: AdviceServer) -> None:
+    server("create table orders (id int, customer int) partition by range (id)")
+    server("create table orders_1 partition of orders for values from (0) to (100000)")
+    server("insert into orders select i, i % 5000 from generate_series(1, 30000) as i")
+    server("analyze orders")
+    ask(server, "select * from orders where customer = {}")
+    assert set(found(missing(server))) == {"public.orders_1"}
 
 
 @on(15, 18)
-def test_a_foreign_key_without_an_index_is_told_when_referenced_rows_are_deleted(advised: AdviceServer) -> None:
+def test_a_foreign_key_without_an_index_is_told_when_referenced_rows_are_deleted(server: AdviceServer) -> None:
     for statement in (
         "create table users (id int primary key)",
         "create table orders (id int primary key, user_id int references users, gift_of int references users,"
@@ -256,27 +258,27 @@ def test_a_foreign_key_without_an_index_is_told_when_referenced_rows_are_deleted
         "insert into orders select i, i % 90 + 1, null, repeat('x', 60) from generate_series(1, 20000) as i",
         "analyze",
     ):
-        advised(statement)
-    assert advised.report("stale_statistics")[UNINDEXED].state == "ok", "nobody deletes there"
-    advised("delete from users where id > 98")
-    (finding,) = found(advised.report("stale_statistics")[UNINDEXED]).values()
+        server(statement)
+    assert server.report("stale_statistics")[UNINDEXED].state == "ok", "nobody deletes there"
+    server("delete from users where id > 98")
+    (finding,) = found(server.report("stale_statistics")[UNINDEXED]).values()
     assert finding.object == "public.orders orders_user_id_fkey"
     assert "2 rows of public.users deleted, and each read all of public.orders (20,000 rows" in finding.summary
-    advised("create index on orders (user_id)")
-    assert advised.report("stale_statistics")[UNINDEXED].state == "ok"
+    server("create index on orders (user_id)")
+    assert server.report("stale_statistics")[UNINDEXED].state == "ok"
 
 
 @on(17)
-def test_a_report_that_wants_every_row_is_no_reason_for_an_index(advised: AdviceServer) -> None:
-    customers(advised)
-    ask(advised, "select kind, count(*), {} from orders group by kind")
-    outcome = missing(advised)
+def test_a_report_that_wants_every_row_is_no_reason_for_an_index(server: AdviceServer) -> None:
+    customers(server)
+    ask(server, "select kind, count(*), {} from orders group by kind")
+    outcome = missing(server)
     assert outcome.state == "ok"
     assert outcome.facts["read_whole"] == 1
 
 
-def test_without_the_statements_the_scans_alone_are_told(advised_seventeen: AdviceServer) -> None:
-    server = advised_seventeen
+def test_without_the_statements_the_scans_alone_are_told(seventeen: AdviceServer) -> None:
+    server = seventeen
     customers(server)
     ask(server, "select * from orders where customer = {}")
     server.superuser("drop extension pg_stat_statements")

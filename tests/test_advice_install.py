@@ -16,18 +16,20 @@ from sandbox.servers import postgres as servers
 from tests.advice_server import AdviceServer
 from tests.postgres_server import DATABASE
 
+SERVER = AdviceServer
+
 INSTALL = REPOSITORY / "include" / "sql" / "postgres" / "install"
 
 
 @pytest.fixture
-def installed(advised: AdviceServer) -> Iterator[AdviceServer]:
+def installed(server: AdviceServer) -> Iterator[AdviceServer]:
     # Twice: whoever upgrades Upkeep installs them again.
     for _ in range(2):
         for file in sorted(INSTALL.glob("*.sql")):
-            with psycopg.connect(role(advised, "upkeep_owner"), autocommit=True) as owner:
+            with psycopg.connect(role(server, "upkeep_owner"), autocommit=True) as owner:
                 owner.execute(file.read_bytes())
-    yield advised
-    with psycopg.connect(role(advised, "upkeep_owner"), autocommit=True) as owner:
+    yield server
+    with psycopg.connect(role(server, "upkeep_owner"), autocommit=True) as owner:
         owner.execute(
             "drop view upkeep.database_performance, upkeep.slow_queries;"
             "drop function upkeep.statements(), upkeep.get_database_performance(interval)"

@@ -25,12 +25,14 @@ from upkeep.report.gather import gather
 from upkeep.report.render import render_html
 from upkeep.settings import ROOT, settings
 
+SERVER = AdviceServer
+
 LEVELS = {f"P{rank}": {"name": f"P{rank}", "respond": "15m", "resolve": "2h"} for rank in range(4)}
 
 
 @pytest.fixture
 def platform(
-    advised_seventeen: AdviceServer, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    seventeen: AdviceServer, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[AdviceServer]:
     """A platform whose database is PostgreSQL 17."""
     content = {
@@ -41,11 +43,11 @@ def platform(
         "postgres": {"advice": {"slow_query": "10ms"}},
     }
     (tmp_path / "studyspot.yaml").write_text(yaml.safe_dump(content))
-    connect(advised_seventeen, monkeypatch)
+    connect(seventeen, monkeypatch)
     monkeypatch.setenv("UPKEEP_PLATFORMS", str(tmp_path))
     monkeypatch.setenv("UPKEEP_SPOOL", str(tmp_path / "spool"))
     settings.cache_clear()
-    yield advised_seventeen
+    yield seventeen
     settings.cache_clear()
 
 
@@ -159,9 +161,7 @@ def test_standbys_are_those_that_the_connection_names(platform: AdviceServer, mo
     assert "upkeep_standbys" not in third
 
 
-def test_every_question_is_asked_as_the_maintenance_role(
-    advised: AdviceServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_question_is_asked_as_the_maintenance_role(server: AdviceServer, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = set()
 
     def query(name: str) -> str:
@@ -169,16 +169,16 @@ def test_every_question_is_asked_as_the_maintenance_role(
         return (ROOT / "include" / "sql" / "postgres" / f"{name}.sql").read_text()
 
     monkeypatch.setattr(look, "query", query)
-    advised("create table orders (id int primary key, customer int)")
-    advised("insert into orders select i, i % 5000 from generate_series(1, 30000) as i")
-    advised("analyze orders")
+    server("create table orders (id int primary key, customer int)")
+    server("insert into orders select i, i % 5000 from generate_series(1, 30000) as i")
+    server("analyze orders")
     for _ in range(12):
-        advised("select * from orders where customer = 7")
+        server("select * from orders where customer = 7")
     for area, reports in REPORTS.items():
         for report in reports:
-            outcomes = advised.report(report, area=area).values()
+            outcomes = server.report(report, area=area).values()
             assert [outcome.reason for outcome in outcomes if outcome.state == "unknown"] == []
     files = {file.stem for file in (ROOT / "include" / "sql" / "postgres" / "advice").glob("*.sql")}
-    other_version = {"checkpoints_16" if advised.version >= 17 else "checkpoints"}
+    other_version = {"checkpoints_16" if server.version >= 17 else "checkpoints"}
     assert files - asked == other_version
-    assert advised.superuser("select rolsuper from pg_roles where rolname = 'upkeep'") == [(False,)]
+    assert server.superuser("select rolsuper from pg_roles where rolname = 'upkeep'") == [(False,)]

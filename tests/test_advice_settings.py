@@ -14,6 +14,8 @@ from upkeep.findings import Outcome, Severity
 from upkeep.postgres.advice.judgement import RULES, Server, wrong
 from upkeep.postgres.advice.settings import DRIFT, FILES, PENDING, SETTINGS
 
+SERVER = AdviceServer
+
 RELOAD = "select pg_reload_conf()"
 
 
@@ -30,8 +32,8 @@ def altered(server: AdviceServer, check: str, *statements: str) -> Iterator[Outc
     processes.wait_until(lambda: server.settings()[check].state == "ok", 5, f"{check} to be ok again")
 
 
-def test_what_the_platform_file_accepts_is_not_told_again_but_p0_is(advised_seventeen: AdviceServer) -> None:
-    server = advised_seventeen
+def test_what_the_platform_file_accepts_is_not_told_again_but_p0_is(seventeen: AdviceServer) -> None:
+    server = seventeen
     with altered(server, SETTINGS, "alter system set log_lock_waits = off"):
         accepted = {"log_lock_waits": "logged by the pooler", "fsync": "who needs it"}
         outcome = server.report("settings", area="settings", accepted=accepted)[SETTINGS]
@@ -44,8 +46,8 @@ def test_what_the_platform_file_accepts_is_not_told_again_but_p0_is(advised_seve
 
 
 @pytest.mark.parametrize("setting", ["fsync", "full_page_writes"])
-def test_what_can_lose_the_database_is_p0(setting: str, advised: AdviceServer) -> None:
-    with altered(advised, SETTINGS, f"alter system set {setting} = off") as outcome:
+def test_what_can_lose_the_database_is_p0(setting: str, server: AdviceServer) -> None:
+    with altered(server, SETTINGS, f"alter system set {setting} = off") as outcome:
         (finding,) = found(outcome).values()
         assert (finding.object, finding.severity) == (setting, Severity.P0)
         assert f"{setting} = off (" in finding.summary
@@ -66,8 +68,8 @@ DANGERS = {
 }
 
 
-def test_every_danger_is_found_with_its_severity(advised_seventeen: AdviceServer) -> None:
-    server = advised_seventeen
+def test_every_danger_is_found_with_its_severity(seventeen: AdviceServer) -> None:
+    server = seventeen
     statements = [f"alter system set {assignment}" for assignment in DANGERS]
     with altered(server, SETTINGS, *statements):
         processes.wait_until(lambda: len(found(server.settings()[SETTINGS])) == len(DANGERS), 5, "the last of them")
@@ -77,33 +79,33 @@ def test_every_danger_is_found_with_its_severity(advised_seventeen: AdviceServer
         }
 
 
-def test_what_a_role_or_a_database_has_for_itself_counts_as_well(advised: AdviceServer) -> None:
-    advised.administer(
+def test_what_a_role_or_a_database_has_for_itself_counts_as_well(server: AdviceServer) -> None:
+    server.administer(
         "alter role app set synchronous_commit = off", "alter database studyspot set session_replication_role = replica"
     )
     try:
-        told = found(advised.settings()[SETTINGS])
+        told = found(server.settings()[SETTINGS])
         assert told["synchronous_commit of role app"].severity == Severity.P2
         assert told["session_replication_role of database studyspot"].severity == Severity.P1
     finally:
-        advised.administer(
+        server.administer(
             "alter role app reset synchronous_commit", "alter database studyspot reset session_replication_role"
         )
-    assert advised.settings()[SETTINGS].state == "ok"
+    assert server.settings()[SETTINGS].state == "ok"
 
 
-def test_what_waits_for_a_restart_is_told_with_file_and_line(advised: AdviceServer) -> None:
-    with altered(advised, PENDING, "alter system set max_connections = 150") as outcome:
+def test_what_waits_for_a_restart_is_told_with_file_and_line(server: AdviceServer) -> None:
+    with altered(server, PENDING, "alter system set max_connections = 150") as outcome:
         (finding,) = found(outcome).values()
         assert finding.object == "max_connections"
         assert "100 → 150 in /" in finding.summary
         assert finding.facts["file"].endswith("postgresql.auto.conf")
         assert finding.facts["line"] == 3
-        assert advised.settings()[FILES].state == "ok", "that is no mistake"
+        assert server.settings()[FILES].state == "ok", "that is no mistake"
 
 
-def test_without_the_right_the_file_is_not_known_but_the_restart_is(advised_seventeen: AdviceServer) -> None:
-    server = advised_seventeen
+def test_without_the_right_the_file_is_not_known_but_the_restart_is(seventeen: AdviceServer) -> None:
+    server = seventeen
     server.superuser("revoke execute on function pg_show_all_file_settings() from upkeep")
     try:
         outcome = server.settings()[FILES]
@@ -117,36 +119,36 @@ def test_without_the_right_the_file_is_not_known_but_the_restart_is(advised_seve
         server.superuser("grant execute on function pg_show_all_file_settings() to upkeep")
 
 
-def test_a_mistake_in_the_files_is_found_before_the_next_start(advised: AdviceServer) -> None:
-    conf = Path(advised.home.facts(advised.name)["data"]) / "postgresql.conf"
+def test_a_mistake_in_the_files_is_found_before_the_next_start(server: AdviceServer) -> None:
+    conf = Path(server.home.facts(server.name)["data"]) / "postgresql.conf"
     before = conf.read_text()
     lines = before.count("\n")
     try:
         conf.write_text(before + "work_mem = 'lots'\n")
-        (finding,) = found(advised.settings()[FILES]).values()
+        (finding,) = found(server.settings()[FILES]).values()
         assert finding.severity == Severity.P1
         assert f"work_mem in {conf}:{lines + 1}: " in finding.summary
     finally:
         conf.write_text(before)
-    assert advised.settings()[FILES].state == "ok"
+    assert server.settings()[FILES].state == "ok"
 
 
-def test_what_changed_since_the_last_time_is_told_once(advised: AdviceServer) -> None:
-    first = advised.settings()[DRIFT]
+def test_what_changed_since_the_last_time_is_told_once(server: AdviceServer) -> None:
+    first = server.settings()[DRIFT]
     assert first.state == "ok"
     assert "recorded now" in first.facts["baseline"]
-    advised.superuser("alter database studyspot set work_mem = '64MB'")
+    server.superuser("alter database studyspot set work_mem = '64MB'")
     try:
-        (finding,) = found(advised.settings()[DRIFT]).values()
+        (finding,) = found(server.settings()[DRIFT]).values()
         assert "work_mem 4 MB → 64 MB" in finding.summary
         assert "work_mem of database studyspot (not set) → 64MB" in finding.summary
-        assert advised.settings()[DRIFT].state == "ok", "what was told is the new baseline"
+        assert server.settings()[DRIFT].state == "ok", "what was told is the new baseline"
     finally:
-        advised.superuser("alter database studyspot reset work_mem")
+        server.superuser("alter database studyspot reset work_mem")
 
 
-def test_secrets_in_settings_stay_there(advised_seventeen: AdviceServer) -> None:
-    server = advised_seventeen
+def test_secrets_in_settings_stay_there(seventeen: AdviceServer) -> None:
+    server = seventeen
     secret = "alter system set primary_conninfo = 'host=db password=hunter2 user=x'"
     server.administer(secret, RELOAD, "alter role app set my.api_token = 'hunter2'")
     try:
@@ -184,7 +186,7 @@ def test_judgement_depends_on_version_and_surroundings(
     assert (rule.severity if rule else None) == severity
 
 
-def test_every_rule_names_a_setting_that_postgres_has(advised: AdviceServer) -> None:
-    known = {name for (name,) in advised("select name from pg_settings")}
+def test_every_rule_names_a_setting_that_postgres_has(server: AdviceServer) -> None:
+    known = {name for (name,) in server("select name from pg_settings")}
     # The newest come with later versions.
     assert {rule.name for rule in RULES} <= known

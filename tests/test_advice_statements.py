@@ -11,6 +11,8 @@ from upkeep.findings import Outcome
 from upkeep.postgres.advice.statements import SLOW, SLOWER
 from upkeep.postgres.advice.text import without_literals
 
+SERVER = AdviceServer
+
 SHORT: dict[str, Any] = {"slow_query": "10ms", "least_calls": 10}
 TIMES = 12
 
@@ -24,12 +26,12 @@ def slowly(server: AdviceServer, seconds: float, times: int = TIMES) -> None:
         server(f"select pg_sleep({seconds}) as nap")
 
 
-def test_an_injected_slow_query_tops_and_is_gone_when_healed(advised: AdviceServer) -> None:
-    advised("create table t (id int primary key)")
+def test_an_injected_slow_query_tops_and_is_gone_when_healed(server: AdviceServer) -> None:
+    server("create table t (id int primary key)")
     for _ in range(3 * TIMES):
-        advised("select count(*) from t")
-    slowly(advised, 0.012)
-    first = advised.report("slow_queries", **SHORT)[SLOW]
+        server("select count(*) from t")
+    slowly(server, 0.012)
+    first = server.report("slow_queries", **SHORT)[SLOW]
     (finding,) = found(first).values()
     assert "select pg_sleep($1) as nap" in finding.summary
     row = top(first)[0]
@@ -39,43 +41,43 @@ def test_an_injected_slow_query_tops_and_is_gone_when_healed(advised: AdviceServ
     assert row["mean_s"] == pytest.approx(0.0125, abs=0.008)
     assert {"hit_share", "blocks_per_call", "temp_blocks", "wal_bytes", "rows_per_call"} <= set(row)
     for _ in range(TIMES):
-        advised("select count(*) from t")
-    healed = advised.report("slow_queries", **SHORT)[SLOW]
+        server("select count(*) from t")
+    healed = server.report("slow_queries", **SHORT)[SLOW]
     assert healed.state == "ok"
     assert [row["statement"] for row in top(healed)] == ["select count(*) from t"]
     assert top(healed)[0]["calls"] == TIMES, "what happened before the last look is no news"
 
 
-def test_after_a_reset_nothing_is_negative_and_the_time_is_said(advised: AdviceServer) -> None:
-    slowly(advised, 0.011, 20)
-    first = advised.report("slow_queries", **SHORT)[SLOW]
-    advised.superuser("select pg_stat_statements_reset()")
-    slowly(advised, 0.011, 3)
-    second = advised.report("slow_queries", **SHORT)[SLOW]
+def test_after_a_reset_nothing_is_negative_and_the_time_is_said(server: AdviceServer) -> None:
+    slowly(server, 0.011, 20)
+    first = server.report("slow_queries", **SHORT)[SLOW]
+    server.superuser("select pg_stat_statements_reset()")
+    slowly(server, 0.011, 3)
+    second = server.report("slow_queries", **SHORT)[SLOW]
     (row,) = [row for row in top(second) if "pg_sleep" in row["statement"]]
     assert row["calls"] == 3
     assert all(value >= 0 for value in row.values() if isinstance(value, (int, float)))
     assert second.facts["since"] > first.facts["since"], "since the reset, not since the last look"
     # One statement alone is reset: only its own counters began anew.
-    advised.superuser(
+    server.superuser(
         "select pg_stat_statements_reset(userid, dbid, queryid) from pg_stat_statements where query like '%nap%'"
     )
-    slowly(advised, 0.011, 2)
-    (row,) = [row for row in top(advised.report("slow_queries")[SLOW]) if "pg_sleep" in row["statement"]]
+    slowly(server, 0.011, 2)
+    (row,) = [row for row in top(server.report("slow_queries")[SLOW]) if "pg_sleep" in row["statement"]]
     assert row["calls"] == 2
 
 
 @on(17)
-def test_what_became_slower_is_told_once(advised: AdviceServer) -> None:
-    slowly(advised, 0.002)
-    assert advised.report("slow_queries", **SHORT)[SLOWER].state == "ok"
-    slowly(advised, 0.012)
-    slower = advised.report("slow_queries", **SHORT)[SLOWER]
+def test_what_became_slower_is_told_once(server: AdviceServer) -> None:
+    slowly(server, 0.002)
+    assert server.report("slow_queries", **SHORT)[SLOWER].state == "ok"
+    slowly(server, 0.012)
+    slower = server.report("slow_queries", **SHORT)[SLOWER]
     (finding,) = found(slower).values()
     assert "times the" in finding.summary
     assert finding.facts["mean_s_before"] < 0.006
-    slowly(advised, 0.012)
-    assert advised.report("slow_queries", **SHORT)[SLOWER].state == "ok", "that is what it takes now"
+    slowly(server, 0.012)
+    assert server.report("slow_queries", **SHORT)[SLOWER].state == "ok", "that is what it takes now"
 
 
 BLIND = {
@@ -87,38 +89,38 @@ BLIND = {
 
 @on(17)
 @pytest.mark.parametrize("fault", BLIND)
-def test_what_cannot_be_read_is_unknown_and_the_cure_is_said(fault: str, advised: AdviceServer) -> None:
+def test_what_cannot_be_read_is_unknown_and_the_cure_is_said(fault: str, server: AdviceServer) -> None:
     said, cure = BLIND[fault]
     try:
-        advised.superuser(fault)
-        outcomes = advised.report("slow_queries")
+        server.superuser(fault)
+        outcomes = server.report("slow_queries")
         assert outcomes[SLOW].state == outcomes[SLOWER].state == "unknown"
         assert outcomes[SLOWER].explained_by == SLOW
         assert said in outcomes[SLOW].reason
-        advised.superuser(outcomes[SLOW].facts["cure"].removeprefix("as a superuser: "))
+        server.superuser(outcomes[SLOW].facts["cure"].removeprefix("as a superuser: "))
         assert cure in outcomes[SLOW].reason
-        assert advised.report("slow_queries")[SLOW].state == "ok"
+        assert server.report("slow_queries")[SLOW].state == "ok"
     finally:
-        advised.administer(
+        server.administer(
             "create extension if not exists pg_stat_statements",
             "grant pg_monitor to upkeep",
             "revoke pg_read_all_stats from upkeep",
         )
 
 
-def test_an_extension_older_than_its_server_is_read_all_the_same(advised: AdviceServer) -> None:
+def test_an_extension_older_than_its_server_is_read_all_the_same(server: AdviceServer) -> None:
     try:
-        advised.administer("drop extension pg_stat_statements", "create extension pg_stat_statements version '1.8'")
-        slowly(advised, 0.011)
-        outcome = advised.report("slow_queries", **SHORT)[SLOW]
+        server.administer("drop extension pg_stat_statements", "create extension pg_stat_statements version '1.8'")
+        slowly(server, 0.011)
+        outcome = server.report("slow_queries", **SHORT)[SLOW]
         assert top(outcome)[0]["statement"] == "select pg_sleep($1) as nap"
         assert outcome.facts["since"] is None
     finally:
-        advised.administer("alter extension pg_stat_statements update")
+        server.administer("alter extension pg_stat_statements update")
 
 
-def test_the_extension_may_live_in_any_schema(advised_seventeen: AdviceServer) -> None:
-    server = advised_seventeen
+def test_the_extension_may_live_in_any_schema(seventeen: AdviceServer) -> None:
+    server = seventeen
     try:
         server.administer(
             "drop extension pg_stat_statements",
@@ -132,11 +134,11 @@ def test_the_extension_may_live_in_any_schema(advised_seventeen: AdviceServer) -
 
 
 @on(15, 18)
-def test_literals_of_statements_that_postgres_keeps_are_taken_out(advised: AdviceServer) -> None:
-    advised("create table t (id int, note text)")
-    advised("comment on table t is 'Jane Doe, born 1984-05-23'")
-    advised("do $body$ begin perform 'hunter2'; end $body$")
-    facts = str(advised.report("slow_queries", least_calls=1)[SLOW].facts)
+def test_literals_of_statements_that_postgres_keeps_are_taken_out(server: AdviceServer) -> None:
+    server("create table t (id int, note text)")
+    server("comment on table t is 'Jane Doe, born 1984-05-23'")
+    server("do $body$ begin perform 'hunter2'; end $body$")
+    facts = str(server.report("slow_queries", least_calls=1)[SLOW].facts)
     assert "comment on table t is ?" in facts
     for secret in ("Jane", "1984", "hunter2"):
         assert secret not in facts

@@ -15,6 +15,8 @@ from upkeep.postgres.advice import activity, numbers
 from upkeep.postgres.advice.memory import grown
 from upkeep.postgres.advice.tables import BEHIND, SIZES, STALE
 
+SERVER = AdviceServer
+
 DAY = timedelta(hours=25)
 
 
@@ -25,45 +27,45 @@ def filled(server: AdviceServer, rows: int = 3000) -> None:
 
 
 @on(17)
-def test_a_table_half_changed_since_its_analyze_is_told(advised: AdviceServer) -> None:
-    filled(advised)
-    advised("create table little (id int)")
-    advised("insert into little select generate_series(1, 100)")
-    assert advised.report("stale_statistics")[STALE].state == "ok"
-    advised("update t set note = 'y' where id <= 1600")
-    (finding,) = found(advised.report("stale_statistics")[STALE]).values()
+def test_a_table_half_changed_since_its_analyze_is_told(server: AdviceServer) -> None:
+    filled(server)
+    server("create table little (id int)")
+    server("insert into little select generate_series(1, 100)")
+    assert server.report("stale_statistics")[STALE].state == "ok"
+    server("update t set note = 'y' where id <= 1600")
+    (finding,) = found(server.report("stale_statistics")[STALE]).values()
     assert finding.object == "public.t"
     assert "1,600 changes to 3,000 rows since ANALYZE at" in finding.summary
-    advised("analyze t")
-    assert advised.report("stale_statistics")[STALE].state == "ok"
+    server("analyze t")
+    assert server.report("stale_statistics")[STALE].state == "ok"
 
 
 @on(15, 18)
-def test_columns_that_the_planner_knows_nothing_of_are_told(advised: AdviceServer) -> None:
-    filled(advised)
-    advised("alter table t add column late int default 7")
-    (finding,) = found(advised.report("stale_statistics")[STALE]).values()
+def test_columns_that_the_planner_knows_nothing_of_are_told(server: AdviceServer) -> None:
+    filled(server)
+    server("alter table t add column late int default 7")
+    (finding,) = found(server.report("stale_statistics")[STALE]).values()
     assert "knows nothing of 1 of its columns" in finding.summary
-    advised("analyze t")
-    assert advised.report("stale_statistics")[STALE].state == "ok"
+    server("analyze t")
+    assert server.report("stale_statistics")[STALE].state == "ok"
 
 
 @on(17)
-def test_a_table_that_autovacuum_leaves_for_a_day_is_told(advised: AdviceServer) -> None:
-    filled(advised)
-    advised("delete from t where id <= 2000")
-    assert advised.report("stale_statistics")[BEHIND].state == "ok", "it has had no day yet"
-    behind = advised.report("stale_statistics", later=DAY)[BEHIND]
+def test_a_table_that_autovacuum_leaves_for_a_day_is_told(server: AdviceServer) -> None:
+    filled(server)
+    server("delete from t where id <= 2000")
+    assert server.report("stale_statistics")[BEHIND].state == "ok", "it has had no day yet"
+    behind = server.report("stale_statistics", later=DAY)[BEHIND]
     (finding,) = found(behind).values()
     assert finding.object == "public.t"
     assert "last vacuumed 1 d 1 h ago, with 2,000 dead rows" in finding.summary
     assert "last analyzed 1 d 1 h ago, with 2,000 rows changed since" in finding.summary
-    advised("vacuum analyze t")
-    assert advised.report("stale_statistics", later=DAY)[BEHIND].state == "ok"
+    server("vacuum analyze t")
+    assert server.report("stale_statistics", later=DAY)[BEHIND].state == "ok"
 
 
-def test_a_table_made_since_the_last_look_gets_its_day(advised_seventeen: AdviceServer) -> None:
-    server = advised_seventeen
+def test_a_table_made_since_the_last_look_gets_its_day(seventeen: AdviceServer) -> None:
+    server = seventeen
     server.report("stale_statistics", later=DAY)
     server("create table t (id int)")
     server("insert into t select generate_series(1, 3000)")
@@ -75,12 +77,12 @@ def test_a_table_made_since_the_last_look_gets_its_day(advised_seventeen: Advice
 
 
 @on(17)
-def test_sizes_and_growth(advised: AdviceServer) -> None:
-    filled(advised)
-    assert advised.report("stale_statistics")[SIZES].facts["grown_bytes"] is None
-    advised("insert into t select i, repeat('x', 100) from generate_series(5000, 9000) as i")
-    advised("vacuum t")
-    facts = advised.report("stale_statistics", later=DAY)[SIZES].facts
+def test_sizes_and_growth(server: AdviceServer) -> None:
+    filled(server)
+    assert server.report("stale_statistics")[SIZES].facts["grown_bytes"] is None
+    server("insert into t select i, repeat('x', 100) from generate_series(5000, 9000) as i")
+    server("vacuum t")
+    facts = server.report("stale_statistics", later=DAY)[SIZES].facts
     assert facts["grown_bytes"] > 0
     assert facts["bytes_per_day"] == pytest.approx(facts["grown_bytes"] * 24 / 25, rel=0.01)
     (row,) = [row for row in facts["largest"] if row["table"] == "public.t"]
@@ -91,7 +93,7 @@ def test_sizes_and_growth(advised: AdviceServer) -> None:
 
 
 @on(17)
-def test_a_sequence_near_its_end_or_that_of_its_column_is_told(advised: AdviceServer) -> None:
+def test_a_sequence_near_its_end_or_that_of_its_column_is_told(server: AdviceServer) -> None:
     for statement in (
         "create table t (a int generated always as identity, b smallserial, c bigserial, d bigint)",
         "create sequence odd_one as bigint",
@@ -102,8 +104,8 @@ def test_a_sequence_near_its_end_or_that_of_its_column_is_told(advised: AdviceSe
         " setval('around', 99), setval('down', -900)",
         "insert into t (d) values (1)",
     ):
-        advised(statement)
-    outcome = advised.report("sequences")[numbers.SEQUENCES]
+        server(statement)
+    outcome = server.report("sequences")[numbers.SEQUENCES]
     told = found(outcome)
     assert {name: finding.severity for name, finding in told.items()} == {
         "public.t_a_seq": Severity.P2,
@@ -114,15 +116,15 @@ def test_a_sequence_near_its_end_or_that_of_its_column_is_told(advised: AdviceSe
         told["public.t_a_seq"].summary
     )
     assert "bigint" in told["public.t_a_seq"].hint
-    advised("alter table t alter column a type bigint")
-    advised("alter sequence t_a_seq as bigint maxvalue 9223372036854775807")
-    advised("alter table u alter column id type bigint")
-    advised("alter sequence down minvalue -1000000")
-    assert advised.report("sequences")[numbers.SEQUENCES].state == "ok"
+    server("alter table t alter column a type bigint")
+    server("alter sequence t_a_seq as bigint maxvalue 9223372036854775807")
+    server("alter table u alter column id type bigint")
+    server("alter sequence down minvalue -1000000")
+    assert server.report("sequences")[numbers.SEQUENCES].state == "ok"
 
 
-def test_a_sequence_that_ends_soon_is_told_before_it_is_near(advised_seventeen: AdviceServer) -> None:
-    server = advised_seventeen
+def test_a_sequence_that_ends_soon_is_told_before_it_is_near(seventeen: AdviceServer) -> None:
+    server = seventeen
     server("create table t (id int generated always as identity)")
     server("select setval('t_id_seq', 100)")
     server.report("sequences")
@@ -133,27 +135,27 @@ def test_a_sequence_that_ends_soon_is_told_before_it_is_near(advised_seventeen: 
 
 
 @on(15, 17)
-def test_sequences_that_may_not_be_read_are_unknown(advised: AdviceServer) -> None:
-    advised("create sequence s")
+def test_sequences_that_may_not_be_read_are_unknown(server: AdviceServer) -> None:
+    server("create sequence s")
     try:
-        advised.superuser("revoke pg_read_all_data from upkeep")
-        if advised.version < 17:
-            advised.superuser("revoke app_owner from upkeep")
-        assert advised.report("sequences")[numbers.SEQUENCES].state == "unknown"
+        server.superuser("revoke pg_read_all_data from upkeep")
+        if server.version < 17:
+            server.superuser("revoke app_owner from upkeep")
+        assert server.report("sequences")[numbers.SEQUENCES].state == "unknown"
     finally:
-        advised.superuser("grant pg_read_all_data to upkeep")
-        if advised.version < 17:
-            advised.superuser("grant app_owner to upkeep")
-    assert advised.report("sequences")[numbers.SEQUENCES].state == "ok"
+        server.superuser("grant pg_read_all_data to upkeep")
+        if server.version < 17:
+            server.superuser("grant app_owner to upkeep")
+    assert server.report("sequences")[numbers.SEQUENCES].state == "ok"
 
 
 @on(17)
-def test_transaction_ids_have_a_pace(advised: AdviceServer) -> None:
-    advised.report("sequences")
-    advised("create table t (id int)")
+def test_transaction_ids_have_a_pace(server: AdviceServer) -> None:
+    server.report("sequences")
+    server("create table t (id int)")
     for _ in range(20):
-        advised("insert into t values (1)")
-    outcome = advised.report("sequences", later=DAY)[numbers.HEADROOM]
+        server("insert into t values (1)")
+    outcome = server.report("sequences", later=DAY)[numbers.HEADROOM]
     assert outcome.state == "ok"
     assert 20 <= outcome.facts["ids_per_day"] < 1000
     assert outcome.facts["days_left"] > 1e6
@@ -164,11 +166,11 @@ def test_transaction_ids_have_a_pace(advised: AdviceServer) -> None:
 
 
 @on(15, 17)
-def test_after_a_reset_there_is_no_data_and_no_error(advised: AdviceServer) -> None:
-    filled(advised)
-    assert 0 < advised.report("cache_hits")[activity.CACHE].facts["hit_ratio"] <= 1
-    advised.superuser("select pg_stat_reset()")
-    outcome = advised.report("cache_hits")[activity.CACHE]
+def test_after_a_reset_there_is_no_data_and_no_error(server: AdviceServer) -> None:
+    filled(server)
+    assert 0 < server.report("cache_hits")[activity.CACHE].facts["hit_ratio"] <= 1
+    server.superuser("select pg_stat_reset()")
+    outcome = server.report("cache_hits")[activity.CACHE]
     assert outcome.state == "ok"
     assert outcome.facts["statistics_reset_meanwhile"]
     ratio = outcome.facts["hit_ratio"]
@@ -185,25 +187,25 @@ def test_no_blocks_are_no_data_and_no_division() -> None:
 
 
 @on(17)
-def test_the_hit_ratio_is_that_of_the_time_since_the_last_look(advised: AdviceServer) -> None:
-    filled(advised, 20_000)
-    advised.report("cache_hits")
+def test_the_hit_ratio_is_that_of_the_time_since_the_last_look(server: AdviceServer) -> None:
+    filled(server, 20_000)
+    server.report("cache_hits")
     for _ in range(30):
-        advised("select count(*) from t")
-    hits = advised.report("cache_hits")[activity.CACHE].facts
+        server("select count(*) from t")
+    hits = server.report("cache_hits")[activity.CACHE].facts
     assert hits["hit_ratio"] > 0.95
     assert hits["blocks"] > 30 * 80
 
 
 @on(17)
-def test_a_deadlock_is_counted_once(advised: AdviceServer) -> None:
-    filled(advised)
-    advised.report("cache_hits")
-    deadlock(advised)
-    first = advised.report("cache_hits")[activity.DEADLOCKS]
+def test_a_deadlock_is_counted_once(server: AdviceServer) -> None:
+    filled(server)
+    server.report("cache_hits")
+    deadlock(server)
+    first = server.report("cache_hits")[activity.DEADLOCKS]
     (finding,) = found(first).values()
     assert "1 deadlock since" in finding.summary
-    assert advised.report("cache_hits")[activity.DEADLOCKS].state == "ok"
+    assert server.report("cache_hits")[activity.DEADLOCKS].state == "ok"
 
 
 def deadlock(server: AdviceServer) -> None:
@@ -228,25 +230,25 @@ def deadlock(server: AdviceServer) -> None:
     assert lost == ["one"]
 
 
-def test_temporary_files_and_checkpoints_are_counted_over_the_interval(advised: AdviceServer) -> None:
-    filled(advised)
-    advised.report("cache_hits")
-    advised(
+def test_temporary_files_and_checkpoints_are_counted_over_the_interval(server: AdviceServer) -> None:
+    filled(server)
+    server.report("cache_hits")
+    server(
         "set work_mem = '64kB'; select count(*) from (select * from generate_series(1, 50000) as i order by -i) as s"
     )
-    advised.superuser("checkpoint")
-    outcomes = advised.report("cache_hits", later=timedelta(hours=2))
+    server.superuser("checkpoint")
+    outcomes = server.report("cache_hits", later=timedelta(hours=2))
     assert outcomes[activity.TEMPORARY].facts["temp_files"] >= 1
     assert outcomes[activity.TEMPORARY].facts["temp_bytes"] > 500_000
     assert outcomes[activity.CHECKPOINTS].facts["requested"] >= 1
     assert outcomes[activity.CHECKPOINTS].facts["wal_bytes"] > 0
-    again = advised.report("cache_hits", later=timedelta(hours=4))
+    again = server.report("cache_hits", later=timedelta(hours=4))
     assert again[activity.TEMPORARY].facts["temp_files"] == 0
     assert again[activity.CHECKPOINTS].facts["requested"] == 0
 
 
-def test_checkpoints_that_wal_forces_are_told(advised_seventeen: AdviceServer) -> None:
-    server = advised_seventeen
+def test_checkpoints_that_wal_forces_are_told(seventeen: AdviceServer) -> None:
+    server = seventeen
     server("create table t (note text)")
     server.report("cache_hits")
     for _ in range(6):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,14 +30,10 @@ from upkeep.settings import settings
 
 @pytest.fixture(scope="module")
 def inboxes() -> Iterator[Home]:
-    home = Home(Path(tempfile.mkdtemp(prefix="up-", dir="/tmp")))
-    try:
+    with sandbox.temporary() as home:
         prepare(home, scale=0.02)
         start_inboxes(home)
         yield home
-    finally:
-        sandbox.down(home)
-        shutil.rmtree(home.path, ignore_errors=True)
 
 
 @pytest.fixture

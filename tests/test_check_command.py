@@ -9,7 +9,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,13 +51,9 @@ CONN = "studyspot_postgres"
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[Home]:
-    home = Home(Path(tempfile.mkdtemp(prefix="up-", dir="/tmp")))
-    try:
+    with sandbox.temporary() as home:
         sandbox.up(home, only=SERVERS, scale=0.02)
         yield home
-    finally:
-        sandbox.down(home)
-        shutil.rmtree(home.path, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from psycopg import sql
 
 from sandbox import processes
 from tests.conftest import run
-from tests.postgres_server import PostgresServer, empty, table
+from tests.postgres_server import PostgresServer, table
 from upkeep.ledger import Ledger
 from upkeep.platforms.services import Vacuum
 from upkeep.postgres import vacuum, wording
@@ -111,9 +111,9 @@ def test_dead_rows_of_toast_count_for_the_table(server: PostgresServer) -> None:
 
 
 def test_from_18_on_the_threshold_has_a_cap(each: Callable[[int], PostgresServer]) -> None:
-    for server in empty(each(18)):
-        table(server, "large", rows=20_000, dead=400, options="autovacuum_vacuum_max_threshold = 200")
-        assert server.needs()["public.large"].facts["dead_score"] == pytest.approx(2.0)
+    server = each(18).empty()
+    table(server, "large", rows=20_000, dead=400, options="autovacuum_vacuum_max_threshold = 200")
+    assert server.needs()["public.large"].facts["dead_score"] == pytest.approx(2.0)
 
 
 def test_freezing_comes_before_everything_and_is_done(seventeen: PostgresServer) -> None:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import psycopg
 import pytest
 
-from sandbox import __main__ as sandbox
-from sandbox.home import REPOSITORY, Home
-from tests.postgres_server import VERSIONS, empty
+from sandbox.home import REPOSITORY
+from tests.postgres_server import VERSIONS
 from tests.reindex_server import KINDS, SETTINGS, ReindexServer, bloated, nine_kinds
 from upkeep.errors import SettingsError
 from upkeep.ledger import Ledger
@@ -26,40 +22,20 @@ from upkeep.postgres.session import connect
 
 SQL = sorted((REPOSITORY / "include/sql/postgres/reindex").glob("*.sql"))
 
-
-@pytest.fixture(scope="module")
-def home() -> Iterator[Home]:
-    home = Home(Path(tempfile.mkdtemp(prefix="up-", dir="/tmp")))
-    try:
-        yield home
-    finally:
-        sandbox.down(home)
-        shutil.rmtree(home.path, ignore_errors=True)
-
-
-@pytest.fixture(scope="module")
-def each(home: Home) -> Callable[[int], ReindexServer]:
-    made: dict[int, ReindexServer] = {}
-
-    def server(version: int) -> ReindexServer:
-        if version not in made:
-            made[version] = ReindexServer(home, version)
-        return made[version]
-
-    return server
+SERVER = ReindexServer
 
 
 @pytest.fixture
-def server(each: Callable[[int], ReindexServer]) -> Iterator[ReindexServer]:
-    yield from empty(each(17))  # type: ignore[misc]
+def server(seventeen: ReindexServer) -> ReindexServer:
+    return seventeen
 
 
 ON = [17, *(pytest.param(version, marks=pytest.mark.soak) for version in VERSIONS if version != 17)]
 
 
 @pytest.fixture(params=ON)
-def any_version(each: Callable[[int], ReindexServer], request: pytest.FixtureRequest) -> Iterator[ReindexServer]:
-    yield from empty(each(request.param))  # type: ignore[misc]
+def any_version(each: Callable[..., ReindexServer], request: pytest.FixtureRequest) -> ReindexServer:
+    return each(request.param, ReindexServer).empty()
 
 
 def look(server: ReindexServer, *, sampling: bool = True) -> dict[str, float]:
@@ -245,23 +221,20 @@ def test_versions_with_a_bug_in_the_way_are_refused(version: int) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_every_question_runs_as_the_least_role(each: Callable[[int], ReindexServer], version: int) -> None:
-    server = each(version)
+def test_every_question_runs_as_the_least_role(each: Callable[..., ReindexServer], version: int) -> None:
+    server = each(version, ReindexServer).empty()
     bloated(server, "bookings", 2000)
     (oid,) = server("select 'bookings_note'::regclass::oid::bigint")[0]
     values = {"index": oid, "most": 10, "pid": 1, "schema": "public", "name": "bookings", "least_bytes": 0}
-    try:
-        for role in (server.conninfo, server.upkeep_owner):
-            with psycopg.connect(role, autocommit=True) as connection:
-                for file in SQL:
-                    text = file.read_text()
-                    # Looking into indexes is the maintenance role's alone.
-                    if role == server.upkeep_owner and file.stem in ("sample", "scan"):
-                        continue
-                    wanted = {name: values[name] for name in re.findall(r"%\((\w+)\)s", text)}
-                    connection.execute(text, wanted or None)  # type: ignore[call-overload]
-    finally:
-        server("drop table bookings")
+    for role in (server.conninfo, server.upkeep_owner):
+        with psycopg.connect(role, autocommit=True) as connection:
+            for file in SQL:
+                text = file.read_text()
+                # Looking into indexes is the maintenance role's alone.
+                if role == server.upkeep_owner and file.stem in ("sample", "scan"):
+                    continue
+                wanted = {name: values[name] for name in re.findall(r"%\((\w+)\)s", text)}
+                connection.execute(text, wanted or None)  # type: ignore[call-overload]
 
 
 def test_the_page_sampler_counts_bytes_for_the_maintenance_role_alone(any_version: ReindexServer) -> None:

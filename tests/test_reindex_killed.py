@@ -4,43 +4,29 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import psycopg
 import pytest
 
-from sandbox import __main__ as sandbox
 from sandbox import processes
-from sandbox.home import REPOSITORY, Home
+from sandbox.home import REPOSITORY
 from tests.conftest import run
-from tests.postgres_server import empty
 from tests.reindex_server import ReindexServer, bloated
 from upkeep.ledger import Ledger
 from upkeep.postgres.reindex import leftovers, wording, work
 from upkeep.postgres.session import connect
 
-
-@pytest.fixture(scope="module")
-def only() -> Iterator[ReindexServer]:
-    home = Home(Path(tempfile.mkdtemp(prefix="up-", dir="/tmp")))
-    try:
-        yield ReindexServer(home, 17)
-    finally:
-        sandbox.down(home)
-        shutil.rmtree(home.path, ignore_errors=True)
+SERVER = ReindexServer
 
 
 @pytest.fixture
-def server(only: ReindexServer) -> Iterator[ReindexServer]:
-    yield from empty(only)  # type: ignore[misc]
+def server(seventeen: ReindexServer) -> ReindexServer:
+    return seventeen
 
 
 NOTE = "bookings_note"
@@ -175,7 +161,7 @@ def test_a_drop_that_is_killed(server: ReindexServer, ledger: Ledger, ledger_con
 def test_killed_at_any_time(server: ReindexServer, ledger: Ledger, ledger_conninfo: str, seed: int) -> None:
     for name in ("bookings", "users", "seats"):
         bloated(server, name, 40_000)
-    delay_s = random.Random(seed).uniform(0, 0.4)
+    delay_s = random.Random(seed).uniform(0, 0.15)
     worker = Worker(server, ledger_conninfo)
     opened = "select object from actions where state = 'open'"
     processes.wait_until(lambda: bool(ledger.rows(opened)), 20, "the first rebuild")

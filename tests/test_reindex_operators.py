@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,10 +19,10 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from sandbox import __main__ as sandbox
 from sandbox.faults import break_it, heal_it
-from sandbox.home import REPOSITORY, Home
+from sandbox.home import REPOSITORY
 from sandbox.servers import postgres as servers
 from sandbox.servers.prometheus import start_node_exporter, start_prometheus
-from tests.postgres_server import DATABASE, empty
+from tests.postgres_server import DATABASE
 from tests.reindex_server import ReindexServer, bloated
 from upkeep.ledger import Ledger
 from upkeep.platforms import platform as platform_of
@@ -35,19 +33,15 @@ from upkeep.settings import settings
 
 @pytest.fixture(scope="module")
 def only() -> Iterator[ReindexServer]:
-    home = Home(Path(tempfile.mkdtemp(prefix="up-", dir="/tmp")))
-    try:
+    with sandbox.temporary() as home:
         start_node_exporter(home)
         start_prometheus(home)
         yield ReindexServer(home, 17)
-    finally:
-        sandbox.down(home)
-        shutil.rmtree(home.path, ignore_errors=True)
 
 
 @pytest.fixture
-def server(only: ReindexServer) -> Iterator[ReindexServer]:
-    yield from empty(only)  # type: ignore[misc]
+def server(only: ReindexServer) -> ReindexServer:
+    return only.empty()
 
 
 @pytest.fixture

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
 from sandbox import __main__ as sandbox
-from sandbox.home import Home
-from tests.postgres_server import empty
 from tests.reindex_server import SETTINGS, ReindexServer, bloated
 from upkeep.ledger import Ledger
 from upkeep.plan import Asked, Planned, Slot
@@ -25,17 +20,13 @@ from upkeep.postgres.session import connect
 
 @pytest.fixture(scope="module")
 def only() -> Iterator[ReindexServer]:
-    home = Home(Path(tempfile.mkdtemp(prefix="up-", dir="/tmp")))
-    try:
+    with sandbox.temporary() as home:
         yield ReindexServer(home, 17, max_locks_per_transaction=1024)
-    finally:
-        sandbox.down(home)
-        shutil.rmtree(home.path, ignore_errors=True)
 
 
 @pytest.fixture
-def server(only: ReindexServer) -> Iterator[ReindexServer]:
-    yield from empty(only)  # type: ignore[misc]
+def server(only: ReindexServer) -> ReindexServer:
+    return only.empty()
 
 
 def ask(server: ReindexServer, ledger: Ledger | None, *lengths_s: float) -> list[Planned]:

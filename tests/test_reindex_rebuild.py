@@ -2,59 +2,34 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from sandbox import __main__ as sandbox
 from sandbox import processes
-from sandbox.home import Home
 from sandbox.servers import postgres as servers
-from tests.postgres_server import empty
 from tests.reindex_server import PLENTY, ReindexServer, bloated
 from upkeep.ledger import Ledger
 from upkeep.postgres.reindex import history, wording
 from upkeep.postgres.reindex.preflight import DiskUnknown
 
 
-@pytest.fixture(scope="module")
-def home() -> Iterator[Home]:
-    home = Home(Path(tempfile.mkdtemp(prefix="up-", dir="/tmp")))
-    try:
-        yield home
-    finally:
-        sandbox.down(home)
-        shutil.rmtree(home.path, ignore_errors=True)
-
-
-@pytest.fixture(scope="module")
-def each(home: Home) -> Callable[[int], ReindexServer]:
-    made: dict[int, ReindexServer] = {}
-
-    def server(version: int) -> ReindexServer:
-        if version not in made:
-            made[version] = ReindexServer(home, version)
-        return made[version]
-
-    return server
-
-
 @pytest.fixture(params=[17, *(pytest.param(version, marks=pytest.mark.soak) for version in (15, 18))])
-def any_version(each: Callable[[int], ReindexServer], request: pytest.FixtureRequest) -> Iterator[ReindexServer]:
-    yield from empty(each(request.param))  # type: ignore[misc]
+def any_version(each: Callable[..., ReindexServer], request: pytest.FixtureRequest) -> ReindexServer:
+    return each(request.param, ReindexServer).empty()
+
+
+SERVER = ReindexServer
 
 
 @pytest.fixture
-def server(each: Callable[[int], ReindexServer]) -> Iterator[ReindexServer]:
-    yield from empty(each(17))  # type: ignore[misc]
+def server(seventeen: ReindexServer) -> ReindexServer:
+    return seventeen
 
 
 NOTE = "bookings_note"

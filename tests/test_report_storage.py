@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,13 +86,9 @@ def test_only_the_two_files_of_a_report_can_be_read(reports: Path) -> None:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Home]:
-    home = Home(Path(tempfile.mkdtemp(prefix="up-", dir="/tmp")))
-    try:
+    with sandbox.temporary() as home:
         sandbox.up(home, only=["s3"], scale=0.02)
         yield home
-    finally:
-        sandbox.down(home)
-        shutil.rmtree(home.path, ignore_errors=True)
 
 
 def in_bucket(monkeypatch: pytest.MonkeyPatch, server: Home, bucket: str) -> None:

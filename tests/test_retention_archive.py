@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import gzip
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
 
 from sandbox.home import Home
-from tests.retention_server import BOOKINGS, FAST, RetentionServer, a_home, archived, bucket, emptied, people
+from tests.retention_server import BOOKINGS, FAST, RetentionServer, archived, bucket, people
 from upkeep.platforms.database import Retention
 from upkeep.retention import archive as archives
 from upkeep.retention import deleting
@@ -19,21 +18,12 @@ from upkeep.retention.archive import Archive, ArchiveError
 
 ARCHIVED = BOOKINGS.model_copy(update={"archive": True})
 
-
-@pytest.fixture(scope="module")
-def home() -> Iterator[Home]:
-    with a_home() as home:
-        yield home
-
-
-@pytest.fixture(scope="module")
-def made(home: Home) -> RetentionServer:
-    return RetentionServer(home, 17)
+SERVER = RetentionServer
 
 
 @pytest.fixture
-def server(made: RetentionServer) -> Iterator[RetentionServer]:
-    yield from emptied(made)
+def server(seventeen: RetentionServer) -> RetentionServer:
+    return seventeen
 
 
 @pytest.fixture

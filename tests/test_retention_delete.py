@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,32 +16,11 @@ from hypothesis import strategies as st
 from sandbox import processes
 from sandbox.home import Home
 from sandbox.servers import postgres as servers
-from tests.postgres_server import VERSIONS
-from tests.retention_server import BOOKINGS, FAST, PLAN, USERS, RetentionServer, a_home, emptied, people
+from tests.retention_server import BOOKINGS, FAST, PLAN, USERS, RetentionServer, people
 from upkeep.platforms.database import Deletion, Retention
 from upkeep.retention import deleting, work
 
-
-@pytest.fixture(scope="module")
-def home() -> Iterator[Home]:
-    with a_home() as home:
-        yield home
-
-
-@pytest.fixture(scope="module")
-def each(home: Home) -> Callable[[int], RetentionServer]:
-    made: dict[int, RetentionServer] = {}
-    return lambda version: made.get(version) or made.setdefault(version, RetentionServer(home, version))
-
-
-@pytest.fixture(params=VERSIONS)
-def server(each: Callable[[int], RetentionServer], request: pytest.FixtureRequest) -> Iterator[RetentionServer]:
-    yield from emptied(each(request.param))
-
-
-@pytest.fixture
-def seventeen(each: Callable[[int], RetentionServer]) -> Iterator[RetentionServer]:
-    yield from emptied(each(17))
+SERVER = RetentionServer
 
 
 @pytest.fixture(autouse=True)

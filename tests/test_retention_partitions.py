@@ -7,43 +7,20 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from sandbox import processes
 from sandbox.home import REPOSITORY, Home
-from tests.postgres_server import VERSIONS
-from tests.retention_server import BOOKINGS, PLAN, Nobody, RetentionServer, a_home, archived, bucket, emptied
+from tests.retention_server import BOOKINGS, PLAN, Nobody, RetentionServer, archived, bucket
 from upkeep.retention import dropping
 from upkeep.retention.archive import Archive
 from upkeep.retention.items import Item
 from upkeep.retention.work import Result
 
+SERVER = RetentionServer
 WHOLE = BOOKINGS.model_copy(update={"drop_partitions": True})
-
-
-@pytest.fixture(scope="module")
-def home() -> Iterator[Home]:
-    with a_home() as home:
-        yield home
-
-
-@pytest.fixture(scope="module")
-def each(home: Home) -> Callable[[int], RetentionServer]:
-    made: dict[int, RetentionServer] = {}
-    return lambda version: made.get(version) or made.setdefault(version, RetentionServer(home, version))
-
-
-@pytest.fixture(params=VERSIONS)
-def server(each: Callable[[int], RetentionServer], request: pytest.FixtureRequest) -> Iterator[RetentionServer]:
-    yield from emptied(each(request.param))
-
-
-@pytest.fixture
-def seventeen(each: Callable[[int], RetentionServer]) -> Iterator[RetentionServer]:
-    yield from emptied(each(17))
 
 
 def partitioned(server: RetentionServer) -> None:

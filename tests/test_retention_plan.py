@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
 
-from sandbox.home import REPOSITORY, Home
-from tests.postgres_server import VERSIONS
-from tests.retention_server import BOOKINGS, USERS, RetentionServer, a_home, emptied, people
+from sandbox.home import REPOSITORY
+from tests.retention_server import BOOKINGS, USERS, RetentionServer, people
 from upkeep.errors import SettingsError
 from upkeep.findings import Severity
 from upkeep.ledger import Ledger
@@ -21,29 +19,8 @@ from upkeep.platforms.database import Deletion, Retention
 from upkeep.retention import cap, plan, statements, wording
 from upkeep.retention.items import Item
 
+SERVER = RetentionServer
 DIGEST = "d" * 64
-
-
-@pytest.fixture(scope="module")
-def home() -> Iterator[Home]:
-    with a_home() as home:
-        yield home
-
-
-@pytest.fixture(scope="module")
-def each(home: Home) -> Callable[[int], RetentionServer]:
-    made: dict[int, RetentionServer] = {}
-    return lambda version: made.get(version) or made.setdefault(version, RetentionServer(home, version))
-
-
-@pytest.fixture(params=VERSIONS)
-def server(each: Callable[[int], RetentionServer], request: pytest.FixtureRequest) -> Iterator[RetentionServer]:
-    yield from emptied(each(request.param))
-
-
-@pytest.fixture
-def seventeen(each: Callable[[int], RetentionServer]) -> Iterator[RetentionServer]:
-    yield from emptied(each(17))
 
 
 def test_every_question_runs_under_the_least_role_on_every_version(server: RetentionServer) -> None:

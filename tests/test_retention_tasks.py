@@ -19,7 +19,7 @@ from sandbox.home import Home
 from sandbox.servers import postgres as servers
 from sandbox.servers import s3
 from tests.postgres_server import DATABASE
-from tests.retention_server import RetentionServer, a_home, archived, bucket, emptied, people
+from tests.retention_server import RetentionServer, archived, bucket, people
 from upkeep.ledger import Ledger
 from upkeep.report.model import Deed
 from upkeep.report.verdict import deeds
@@ -28,21 +28,12 @@ from upkeep.retention.archive import Archive
 from upkeep.retention.operators import RetentionOperator
 from upkeep.settings import settings
 
-
-@pytest.fixture(scope="module")
-def home() -> Iterator[Home]:
-    with a_home() as home:
-        yield home
-
-
-@pytest.fixture(scope="module")
-def made(home: Home) -> RetentionServer:
-    return RetentionServer(home, 17)
+SERVER = RetentionServer
 
 
 @pytest.fixture
-def server(made: RetentionServer) -> Iterator[RetentionServer]:
-    yield from emptied(made)
+def server(seventeen: RetentionServer) -> RetentionServer:
+    return seventeen
 
 
 class Place:

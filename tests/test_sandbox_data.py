@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import gzip
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -27,13 +25,9 @@ NAME = "postgres.test"
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[Home]:
-    home = Home(Path(tempfile.mkdtemp(prefix="up-", dir="/tmp")))
-    try:
+    with sandbox.temporary() as home:
         start_cluster(home, NAME, 17)
         yield home
-    finally:
-        sandbox.down(home)
-        shutil.rmtree(home.path, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
