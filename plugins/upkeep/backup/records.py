@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from datetime import datetime
+from typing import Any, LiteralString
 
 from upkeep.backup.manifest import Kind, Manifest
+from upkeep.errors import LedgerError
 from upkeep.ledger import Ledger
 from upkeep.ledger.jsonb import jsonb
 
@@ -50,3 +52,50 @@ def proved(ledger: Ledger, platform: str, id: str, **facts: Any) -> None:
             " where platform = %s and id = %s",
             [jsonb(facts), platform, id],
         )
+
+
+def mark(ledger: Ledger, platform: str, id: str) -> None:
+    """Past its time: deleted later. One that is marked already keeps its time."""
+    _update(ledger, "marked_at = coalesce(marked_at, clock_timestamp())", platform, id)
+
+
+def unmark(ledger: Ledger, platform: str, id: str) -> None:
+    """It stays after all, and a yes to its deletion is void."""
+    _update(ledger, "marked_at = null, approved_plan = null", platform, id)
+
+
+def approve(ledger: Ledger, platform: str, id: str, plan: str) -> None:
+    """A person said yes to its deletion, by the digest of the plan."""
+    _update(ledger, "approved_plan = %s", platform, id, plan)
+
+
+def pin(ledger: Ledger, platform: str, id: str, until: datetime | None, because: str) -> None:
+    """Nobody deletes it until then; None takes the pin away."""
+    _update(ledger, "pinned_until = %s, pinned_because = %s", platform, id, until, because)
+
+
+def hold(ledger: Ledger, platform: str, id: str, on: bool) -> None:
+    """A legal hold: nobody deletes it until the hold is lifted."""
+    _update(ledger, "legal_hold = %s", platform, id, on)
+
+
+def deleted(ledger: Ledger, platform: str, id: str) -> None:
+    """Nothing of it is left."""
+    _update(ledger, "deleted_at = clock_timestamp()", platform, id)
+
+
+def may_go(ledger: Ledger, platform: str, id: str) -> bool:
+    """Whether it is still marked, and nobody has pinned or held it since the plan was made."""
+    found = ledger.rows(
+        "select from backups where platform = %s and id = %s and marked_at is not null and not legal_hold"
+        " and (pinned_until is null or pinned_until <= clock_timestamp())",
+        [platform, id],
+    )
+    return bool(found)
+
+
+def _update(ledger: Ledger, change: LiteralString, platform: str, id: str, *values: Any) -> None:
+    with ledger.transaction() as connection:
+        query = f"update backups set {change} where platform = %s and id = %s and deleted_at is null returning id"
+        if connection.execute(query, [*values, platform, id]).fetchone() is None:
+            raise LedgerError(f"no backup {id!r} of {platform} is on record", hint="list the backups; one may be gone.")

@@ -41,6 +41,8 @@ create table backups (
     pinned_because text not null default '',
     legal_hold boolean not null default false,
     marked_at timestamptz,
+    -- Digest of the plan to which a person said yes, beyond the standing one.
+    approved_plan char(64),
     deleted_at timestamptz,
     primary key (platform, id)
 );
