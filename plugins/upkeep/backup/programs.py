@@ -75,9 +75,9 @@ class Programs:
 
 def without_secrets(conninfo: str) -> str:
     """``conninfo`` as it may stand among arguments, which anybody on the machine can read."""
-    return make_conninfo(
-        **{k: v for k, v in conninfo_to_dict(conninfo).items() if k not in ("password", "sslpassword")}
-    )
+    said = conninfo_to_dict(conninfo)
+    kept: dict[str, Any] = {key: value for key, value in said.items() if key not in ("password", "sslpassword")}
+    return make_conninfo("", **kept)
 
 
 def installed(more: Iterable[Path] = ()) -> list[Programs]:
