@@ -21,7 +21,7 @@ from upkeep.platforms import Platform, platform
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from upkeep.ledger import Action, Ledger, Plan, Run
+    from upkeep.ledger import Action, Ledger, Patience, Plan, Run
 
 
 class PlatformOperator(BaseOperator):
@@ -99,21 +99,25 @@ class PlatformOperator(BaseOperator):
             return str(said.get(service) or "")
         return f"{service} is not usable" if service in said else ""
 
-    def conclude(self, run: Run, outcomes: Sequence[Outcome], *, needs_ledger: bool = True) -> dict[str, Any]:
+    def conclude(
+        self, run: Run, outcomes: Sequence[Outcome], *, needs_ledger: bool = True, patience: Patience | None = None
+    ) -> dict[str, Any]:
         """
         Put the outcomes on record, tell who must be told, and fail the task if they are bad enough.
 
         :param needs_ledger: False for work that goes on without the ledger: the outcomes then wait in the spool, who
             is paged has been paged, and the red health task says why.
+        :param patience: how often looks must agree before anybody is told; None: this look is believed.
         :returns: counts for XCom.
         :raises AirflowFailException: a finding or an unknown at or above the platform's failing severity.
         :raises LedgerError: the ledger is down, and ``needs_ledger``.
         """
         from upkeep.alerts.tell import as_the_platform_says, record
+        from upkeep.ledger import AT_ONCE
 
         outcomes = [as_the_platform_says(self.subject, outcome) for outcome in outcomes]
         try:
-            record(self.subject, run, outcomes)
+            record(self.subject, run, outcomes, patience=patience or AT_ONCE)
         except (LedgerError, SettingsError) as away:
             if needs_ledger:
                 raise

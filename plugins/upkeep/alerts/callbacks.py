@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def run_failed(context: Any, *, platform_name: str) -> None:
+def run_failed(context: Any, *, platform_name: str, patient: bool = False) -> None:
     """
     A run failed: tell it under (platform, ``run``, Dag), unless what its tasks found explains it.
+
+    :param patient: the Dag runs every few minutes, and one failure alone calls nobody.
 
     On the Dag and not on its tasks: a task that was killed fires nothing (research/airflow.md T3).
     """
@@ -46,20 +48,23 @@ def run_failed(context: Any, *, platform_name: str) -> None:
         hint="open the run, read the log of the first red task, mend the cause, then clear the red tasks.",
         facts={"tasks": unexplained, "reason": str(context.get("reason") or "")},
     )
-    _record(subject.name, run, judged("run", Severity.P1, [finding], object=run.dag_id))
+    _record(subject.name, run, judged("run", Severity.P1, [finding], object=run.dag_id), patient)
 
 
-def run_succeeded(context: Any, *, platform_name: str) -> None:
+def run_succeeded(context: Any, *, platform_name: str, patient: bool = False) -> None:
     """A run went well: what was told about the last one is over."""
     run = _run(context, platform_name)
-    _record(platform_name, run, ok("run", Severity.P1, object=run.dag_id))
+    _record(platform_name, run, ok("run", Severity.P1, object=run.dag_id), patient)
 
 
-def _record(platform_name: str, run: Run, outcome: Outcome) -> None:
+def _record(platform_name: str, run: Run, outcome: Outcome, patient: bool) -> None:
+    from upkeep.alerts.rules import patience_of
     from upkeep.alerts.tell import record
+    from upkeep.ledger import AT_ONCE
 
+    subject = platform(platform_name)
     try:
-        record(platform(platform_name), run, [outcome])
+        record(subject, run, [outcome], patience=patience_of(subject) if patient else AT_ONCE)
     except UpkeepError as trouble:
         # A callback has nobody above it: what could be told has been told, the rest is in the spool.
         log.error("%s", trouble)

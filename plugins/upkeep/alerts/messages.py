@@ -28,6 +28,8 @@ def messages_for(platform: Platform, change: Change) -> list[Message]:
     A finding is told when it opens, and again when it gets bad enough for a channel it had not reached;
     ``better`` and mere repetition are not. Its end is told wherever it had been told.
     """
+    if change.held:
+        return []
     told = []
     for channel, threshold in (("pagerduty", platform.severity.paging), ("slack", platform.severity.notify)):
         if change.event == "resolved":
@@ -37,7 +39,7 @@ def messages_for(platform: Platform, change: Change) -> list[Message]:
             reached = change.finding.severity.at_least(threshold) and not change.before.at_least(threshold)
         else:
             reached = change.event != "better" and change.finding.severity.at_least(threshold)
-        if reached:
+        if reached and not (change.quiet and channel == "slack"):
             told.append(_message(platform, change, "pagerduty" if channel == "pagerduty" else "slack"))
     return told
 

@@ -6,16 +6,19 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 
 from upkeep.alerts import spool
 from upkeep.alerts.messages import messages_for
 from upkeep.alerts.redact import redact
+from upkeep.alerts.rules import rules_of
 from upkeep.alerts.senders import send
 from upkeep.connections import open_ledger
 from upkeep.errors import LedgerError, SettingsError, UpkeepError
 from upkeep.findings import Finding, Outcome, Severity, alert_key, judged, ok
-from upkeep.ledger import Change, Ledger, Run
-from upkeep.ledger.outbox import NotDelivered, deliver
+from upkeep.ledger import AT_ONCE, Change, Ledger, Patience, Run
+from upkeep.ledger.holding import let_go
+from upkeep.ledger.outbox import NotDelivered, deliver, enqueue
 from upkeep.platforms import Platform, platform, platforms
 from upkeep.settings import settings
 
@@ -25,9 +28,11 @@ BUDGET_S = 6.0
 """What a task or callback spends on telling at once; Airflow kills a task's callback after 20 s."""
 
 
-def record(subject: Platform, run: Run, outcomes: Sequence[Outcome]) -> list[Change]:
+def record(subject: Platform, run: Run, outcomes: Sequence[Outcome], *, patience: Patience = AT_ONCE) -> list[Change]:
     """
     Write outcomes to the ledger and make one bounded attempt to deliver what they call for.
+
+    :param patience: how often looks must agree; a watch that looks every few minutes has some.
 
     :raises LedgerError: the ledger is down. :raises SettingsError: its connection is missing. Either way the
         outcomes are in the spool, and who is paged has been paged.
@@ -35,7 +40,9 @@ def record(subject: Platform, run: Run, outcomes: Sequence[Outcome]) -> list[Cha
     outcomes = [as_the_platform_says(subject, outcome) for outcome in outcomes]
     try:
         with open_ledger() as ledger:
-            changes = ledger.record(run, outcomes, lambda change: messages_for(subject, change))
+            changes = ledger.record(
+                run, outcomes, lambda change: messages_for(subject, change), patience=patience, rules=rules_of(subject)
+            )
             if changes:
                 counts = deliver(ledger, send, keys=[change.key for change in changes], budget_s=BUDGET_S)
                 log.info("%d changes; told: %s", len(changes), counts)
@@ -128,15 +135,16 @@ def _opened(run: Run, outcomes: Sequence[Outcome]) -> list[Change]:
 
 
 def deliver_all(ledger: Ledger, run: Run) -> dict[str, int]:
-    """Take in what waited in the spool, then send everything that is due."""
+    """Take in what waited in the spool, let go what is held no longer, then send everything that is due."""
     waiting = spool.waiting(settings().spool)
     taken = spool.take_in(ledger, settings().spool, lambda change: messages_for(platform(change.run.platform), change))
-    if waiting:
-        # The ledger answers again: whoever was told that it was down is told that, too.
-        for subject in platforms():
-            ledger.record(
-                replace(run, platform=subject.name),
-                [ok("ledger", Severity.P1)],
-                lambda change, subject=subject: messages_for(subject, change),  # type: ignore[misc]
-            )
+    for subject in platforms():
+        mine = replace(run, platform=subject.name)
+        if waiting:
+            # The ledger answers again: whoever was told that it was down is told that, too.
+            ledger.record(mine, [ok("ledger", Severity.P1)], partial(messages_for, subject))
+        with ledger.transaction() as connection:
+            for change in let_go(connection, mine, subject.name, rules_of(subject)):
+                for message in messages_for(subject, change):
+                    enqueue(connection, message)
     return {**deliver(ledger, send, budget_s=45), "taken in": taken}

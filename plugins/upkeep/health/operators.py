@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from upkeep.errors import LedgerError, SettingsError
-from upkeep.findings import Outcome, Severity, unknown
+from upkeep.findings import Outcome, Severity, alert_key, unknown
 from upkeep.health.samples import headlines
 from upkeep.health.side_by_side import Probe, look_side_by_side
 from upkeep.operators import PlatformOperator
@@ -35,12 +35,16 @@ class HealthCheckOperator(PlatformOperator):
     """
 
     def act(self, context: Context, run: Run) -> Any:
+        outcomes = self._look()
+        context["ti"].xcom_push(key="unusable", value=unusable(outcomes))
+        return self.conclude(run, outcomes)
+
+    def _look(self) -> list[Outcome]:
         earlier = self._earlier()
         counters: dict[str, float] = {}
         outcomes = look_side_by_side(self._probes(earlier, counters))
-        context["ti"].xcom_push(key="unusable", value=unusable(outcomes))
         self._keep(outcomes, counters)
-        return self.conclude(run, outcomes)
+        return outcomes
 
     # Connections are resolved here, in the task's own thread: Airflow's supervisor answers one question at a time.
     # Only then does the probe leave for a thread of its own, where it imports what it needs.
@@ -117,6 +121,54 @@ class HealthCheckOperator(PlatformOperator):
                 ledger.sample(self.subject.name, values)
         except (LedgerError, SettingsError) as away:
             self.log.warning("%d measurements are lost: %s", len(values), away)
+
+
+class HealthWatchOperator(HealthCheckOperator):
+    """
+    The same look, every few minutes: one bad look calls nobody, and what is new is looked at again in a moment.
+
+    The platform's ``alerts`` says how many looks must agree (``bad_looks``, ``good_looks``) and how soon the next
+    one follows (``look_again``).
+    """
+
+    def act(self, context: Context, run: Run) -> Any:
+        import time
+
+        from upkeep.alerts.rules import patience_of
+        from upkeep.alerts.tell import record
+
+        patience = patience_of(self.subject)
+        outcomes = self._look()
+        for _ in range(patience.bad_looks - 1):
+            if not self._new(run, outcomes):
+                break
+            record(self.subject, run, outcomes, patience=patience)
+            wait_s = self.subject.alerts.look_again.total_seconds()
+            self.log.warning("something is new; looking again in %g s before anybody is called", wait_s)
+            time.sleep(wait_s)
+            outcomes = self._look()
+        return self.conclude(run, outcomes, patience=patience)
+
+    def _new(self, run: Run, outcomes: list[Outcome]) -> set[str]:
+        """Keys of what is bad enough to be told and is not told yet."""
+        from upkeep.alerts.tell import as_the_platform_says
+
+        notify = self.subject.severity.notify
+        bad = {
+            alert_key(run.platform, check, object)
+            for outcome in outcomes
+            for check, object, severity in _bad(as_the_platform_says(self.subject, outcome))
+            if severity.at_least(notify)
+        }
+        with self.ledger() as ledger:
+            rows = ledger.rows("select key from findings where key = any(%s) and state = 'open'", [sorted(bad)])
+        return bad - {row["key"] for row in rows}
+
+
+def _bad(outcome: Outcome) -> list[tuple[str, str, Severity]]:
+    if outcome.state == "unknown":
+        return [] if outcome.explained_by else [(outcome.check, outcome.object, outcome.severity)]
+    return [(finding.check, finding.object, finding.severity) for finding in outcome.findings]
 
 
 def unusable(outcomes: list[Outcome]) -> dict[str, str]:

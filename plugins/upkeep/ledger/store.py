@@ -16,7 +16,7 @@ from psycopg.rows import dict_row
 
 from upkeep.errors import LedgerError
 from upkeep.findings import Outcome, Severity
-from upkeep.ledger import actions, findings
+from upkeep.ledger import actions, findings, holding
 from upkeep.ledger.jsonb import jsonb, text
 from upkeep.ledger.outbox import Message, enqueue
 from upkeep.ledger.run import Connection, Run
@@ -67,11 +67,16 @@ class Ledger:
         run: Run,
         outcomes: Sequence[Outcome],
         messages: Callable[[findings.Change], Iterable[Message]] = lambda change: (),
+        *,
+        patience: findings.Patience = findings.AT_ONCE,
+        rules: holding.Rules | None = None,
     ) -> list[findings.Change]:
         """
         Write outcomes, open and resolve findings, and put what must be told into the outbox: all or nothing.
 
         :param messages: what is told to whom about one change.
+        :param patience: how often looks must agree before they are believed.
+        :param rules: what is held back; None: nothing.
         :returns: the findings that were opened, got worse or better, or were resolved by this look.
         """
         changes: list[findings.Change] = []
@@ -80,7 +85,9 @@ class Ledger:
             # One order for all: two runs that see the same findings wait for each other instead of deadlocking.
             for outcome in sorted(outcomes, key=lambda o: (o.check, o.object)):
                 _write(connection, run, outcome)
-                changes += findings.apply(connection, run, outcome)
+                changes += findings.apply(connection, run, outcome, patience)
+            if rules:
+                changes = holding.hold(connection, run, changes, rules)
             for change in changes:
                 for message in messages(change):
                     enqueue(connection, message)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -25,6 +25,9 @@ Cron = Annotated[str, Field(max_length=100), AfterValidator(_cron)]
 
 ConnId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,99}$")]
 """An Airflow connection."""
+
+
+CheckName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 
 
 class Level(Section):
@@ -70,7 +73,7 @@ class Severities(Section):
     notify: Severity = Severity.P2
     """A finding this bad or worse is posted to Slack at once; the rest goes to the report."""
 
-    checks: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")], Severity] = Field(default_factory=dict)
+    checks: dict[CheckName, Severity] = Field(default_factory=dict)
     """Severity of single checks where it differs: ``{redis_hit_rate: P4}``."""
 
     @field_validator("levels")
@@ -106,8 +109,38 @@ class Alerts(Section):
     channel: str = Field(default="#ops", pattern=r"^#[a-z0-9_-]{1,80}$")
     """Slack channel for findings and failed runs."""
 
+    escalation_channel: str | None = Field(default=None, pattern=r"^#[a-z0-9_-]{1,80}$")
+    """Slack channel that hears as well when nobody has acknowledged twice; None: `channel` alone."""
+
+    webhook_conn_id: ConnId | None = None
+    """Slack's incoming webhook, instead of the bot: it belongs to one channel, and knows no threads."""
+
+    smtp_conn_id: ConnId = "upkeep_smtp"
+    """Mail server, the third path."""
+
+    email: list[Annotated[str, Field(pattern=r"^[^@\s,<>]{1,64}@[^@\s,<>]{1,255}$")]] = Field(
+        default_factory=list, max_length=20
+    )
+    """Who gets a mail when a page could not be delivered, or when nobody acknowledged it; empty: nobody."""
+
+    because: dict[CheckName, list[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_*]{0,63}$")]]] = Field(
+        default_factory=dict
+    )
+    """Checks that keep quiet while another has a finding: `{postgres_connect: [http]}`; `*` stands for any letters."""
+
+    personal: tuple[Literal["email", "phone", "card", "ip"], ...] = ("email", "phone", "card")
+    """Personal data that never leaves in an alert or a report."""
+
+    bad_looks: int = Field(default=2, ge=1, le=3)
+    """So many looks of the health watch in a row must be bad before anybody is told; a daily look is believed at
+    once."""
+
+    look_again: Annotated[Duration, Between("1s", "4m")] = timedelta(seconds=45)
+    """How soon the health watch looks again at what is new, before its next turn."""
+
     good_looks: int = Field(default=2, ge=1, le=20)
-    """So many looks in a row must be good before an alert is resolved: what flaps stays open."""
+    """So many looks of the health watch in a row must be good before an alert is resolved; twice as many each time it
+    comes back: what flaps stays open. A green daily look resolves at once."""
 
     reopen: Annotated[Duration, Between("1m", "7d")] = timedelta(minutes=30)
     """What comes back within this time joins its old incident."""
