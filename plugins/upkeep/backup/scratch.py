@@ -57,7 +57,11 @@ FAST = {
 
 
 class ScratchError(UpkeepError):
-    """No throw-away cluster could be made, or it could not be removed."""
+    """No throw-away cluster could be made."""
+
+
+class LeftError(UpkeepError):
+    """A throw-away cluster could not be removed: production's data lies where nobody looks after it."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,8 @@ def directory(parent: Path, platform: str, backup: str, room: int) -> Iterator[P
     """
     A private directory with a lock; gone afterwards, with all that is in it.
 
-    :param room: bytes that must be free. :raises ScratchError: they are not, or it could not be removed.
+    :param room: bytes that must be free.
+    :raises ScratchError: they are not. :raises LeftError: it could not be removed.
     """
     parent.mkdir(parents=True, exist_ok=True)
     if (free := shutil.disk_usage(parent).free) < room:
@@ -168,10 +173,10 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
 
 
 def remove(path: Path) -> None:
-    """:raises ScratchError: something of it is left."""
+    """:raises LeftError: something of it is left."""
     shutil.rmtree(path, ignore_errors=True)
     if path.exists():
-        raise ScratchError(
+        raise LeftError(
             f"{path} on {socket.gethostname()} could not be removed",
             hint="it holds production's data: remove it by hand.",
         )
@@ -190,7 +195,7 @@ def left(parent: Path) -> list[Path]:
 
 
 def sweep(parent: Path) -> list[Left]:
-    """Stop and remove what dead workers left. :raises ScratchError: something of it is left all the same."""
+    """Stop and remove what dead workers left. :raises LeftError: something of it is left all the same."""
     gone = []
     for path in left(parent):
         with _held(path) as mine:

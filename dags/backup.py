@@ -1,0 +1,83 @@
+"""
+The backup of one platform each night, and its verification as soon as it is there.
+
+- **Runs** `{platform}_backup` nightly (`windows.backup`); `{platform}_backup_verification` when a backup of the
+  database was made. By hand the verification takes the id of a backup; empty means the newest.
+- **Touches** the bucket of backups. The database is read in one snapshot, and its tables stay readable and writable;
+  only changes of their shape wait. The verification restores into a throw-away cluster on the worker, and removes it.
+- **Re-run** any task whenever you like: a backup counts only when its manifest is there, which is written last.
+- **If it fails** yesterday's backup stands. The red task says what is wrong and what to do; a broken backup is never
+  counted, and the next one is made whatever became of this.
+"""
+
+from datetime import timedelta
+
+from airflow.sdk import DAG, Asset, Param, TriggerRule
+
+from upkeep.backup.operators import BackupDatabaseOperator, SweepScratchOperator, VerifyBackupOperator
+from upkeep.defaults import dag_defaults, postgres_pool
+from upkeep.platforms import Platform, platforms
+from upkeep.report.operators import ReportOperator
+from upkeep.watcher import WatcherOperator
+
+
+def backup(platform: Platform, made: Asset) -> None:
+    with DAG(
+        **{**dag_defaults(platform, "backup"), "dag_id": f"{platform.name}_backup"},
+        schedule=platform.windows.backup.start,
+        doc_md=__doc__,
+    ):
+        database = BackupDatabaseOperator(
+            task_id="database",
+            platform=platform.name,
+            pool=postgres_pool(platform),
+            outlets=[made],
+            execution_timeout=platform.windows.backup.length,
+        )
+        report = ReportOperator(
+            task_id="report", platform=platform.name, sections=(), trigger_rule=TriggerRule.ALL_DONE
+        )
+        database >> report >> (watcher := WatcherOperator(task_id="watcher"))
+        database >> watcher
+
+
+def backup_verification(platform: Platform, made: Asset) -> None:
+    with DAG(
+        **{**dag_defaults(platform, "backup"), "dag_id": f"{platform.name}_backup_verification"},
+        schedule=[made],
+        params={"backup": Param("", type="string", maxLength=40, description="Id of a backup; empty for the newest.")},
+        doc_md=__doc__,
+    ):
+        which = "{{ params.backup }}"
+        sweep = SweepScratchOperator(task_id="sweep", platform=platform.name, execution_timeout=timedelta(minutes=15))
+        read = VerifyBackupOperator(
+            task_id="bytes",
+            platform=platform.name,
+            tier="bytes",
+            backup=which,
+            execution_timeout=platform.windows.backup.length,
+        )
+        restore = VerifyBackupOperator(
+            task_id="content",
+            platform=platform.name,
+            tier="content",
+            backup=which,
+            execution_timeout=platform.windows.backup.length,
+        )
+        remove = SweepScratchOperator(task_id="remove", platform=platform.name, execution_timeout=timedelta(minutes=15))
+        report = ReportOperator(
+            task_id="report", platform=platform.name, sections=(), trigger_rule=TriggerRule.ALL_DONE
+        )
+        watcher = WatcherOperator(task_id="watcher")
+        read >> restore
+        sweep >> restore >> remove.as_teardown(setups=sweep, on_failure_fail_dagrun=True)
+        [read, restore, remove] >> report >> watcher
+        # Airflow lets nothing but plain tasks follow a set-up task; when `sweep` fails, `content` is upstream-failed.
+        [read, restore, remove] >> watcher
+
+
+for platform in platforms():
+    if platform.backup and platform.backup.database:
+        made = Asset(f"{platform.name}_database_backup")
+        backup(platform, made)
+        backup_verification(platform, made)
