@@ -3,11 +3,14 @@ The backup of one platform each night, and its verification as soon as it is the
 
 - **Runs** `{platform}_backup` nightly (`windows.backup`); `{platform}_backup_verification` when a backup of the
   database was made. By hand the verification takes the id of a backup; empty means the newest.
-- **Touches** the bucket of backups. The database is read in one snapshot, and its tables stay readable and writable;
-  only changes of their shape wait. The verification restores into a throw-away cluster on the worker, and removes it.
+- **Touches** the bucket of backups; `retention` marks there what is past its time, and deletes it a day later, by the
+  platform file's rules and inside their cap. The database is read in one snapshot, and its tables stay readable and
+  writable; only changes of their shape wait. The verification restores into a throw-away cluster on the worker, and removes it.
 - **Re-run** any task whenever you like: a backup counts only when its manifest is there, which is written last.
 - **If it fails** yesterday's backup stands. The red task says what is wrong and what to do; a broken backup is never
   counted, and the next one is made whatever became of this.
+- **To say yes** to deleting more backups than the cap allows, look at the finding `backup_retention` and trigger
+  `{platform}_backup` with the digest it names as `approve_plan`. With `dry_run` nothing is marked or deleted.
 """
 
 from datetime import timedelta
@@ -15,16 +18,28 @@ from datetime import timedelta
 from airflow.sdk import DAG, Asset, Param, TriggerRule
 
 from upkeep.backup.operators import BackupDatabaseOperator, SweepScratchOperator, VerifyBackupOperator
+from upkeep.backup.retention.operators import BackupFreshnessOperator, BackupRetentionOperator
 from upkeep.defaults import dag_defaults, postgres_pool
 from upkeep.platforms import Platform, platforms
 from upkeep.report.operators import ReportOperator
 from upkeep.watcher import WatcherOperator
+
+PARAMS = {
+    "approve_plan": Param(
+        "",
+        type="string",
+        pattern="^([0-9a-f]{64})?$",
+        description="Digest of the plan to which you say yes, as the finding `backup_retention` names it.",
+    ),
+    "dry_run": Param(False, type="boolean", description="Say which backups would be deleted, and delete none."),
+}
 
 
 def backup(platform: Platform, made: Asset) -> None:
     with DAG(
         **{**dag_defaults(platform, "backup"), "dag_id": f"{platform.name}_backup"},
         schedule=platform.windows.backup.start,
+        params=PARAMS,
         doc_md=__doc__,
     ):
         database = BackupDatabaseOperator(
@@ -34,11 +49,21 @@ def backup(platform: Platform, made: Asset) -> None:
             outlets=[made],
             execution_timeout=platform.windows.backup.length,
         )
-        report = ReportOperator(
-            task_id="report", platform=platform.name, sections=(), trigger_rule=TriggerRule.ALL_DONE
+        # Whatever failed tonight: retention stops by itself when backups have stopped.
+        after = {"platform": platform.name, "trigger_rule": TriggerRule.ALL_DONE}
+        retention = BackupRetentionOperator(
+            task_id="retention",
+            dry_run="{{ params.dry_run }}",
+            approve_plan="{{ params.approve_plan }}",
+            **after,
         )
-        database >> report >> (watcher := WatcherOperator(task_id="watcher"))
-        database >> watcher
+        freshness = BackupFreshnessOperator(
+            task_id="backup_freshness", execution_timeout=timedelta(minutes=10), **after
+        )
+        report = ReportOperator(task_id="report", sections=(), **after)
+        watcher = WatcherOperator(task_id="watcher")
+        database >> retention >> freshness >> report >> watcher
+        [database, retention, freshness] >> watcher
 
 
 def backup_verification(platform: Platform, made: Asset) -> None:

@@ -16,7 +16,7 @@ from upkeep.backup.manifest import folder
 from upkeep.backup.retention.choose import NO_GENERATIONS, Rules
 from upkeep.backup.retention.known import Place
 from upkeep.backup.retention.wording import told
-from upkeep.backup.retention.work import Job, Result, carry_out
+from upkeep.backup.retention.work import Job, Result, carry_out, plan_of
 from upkeep.errors import SettingsError, StrainError
 from upkeep.findings import Finding, Severity
 from upkeep.ledger import Ledger
@@ -115,8 +115,9 @@ def test_beyond_the_cap_a_person_is_asked_and_only_what_they_saw_goes(bucket: Bu
     assert f"`approve_plan` = {asked.plan}" in finding.hint
     also = bucket.make(35 * DAY)
     with pytest.raises(SettingsError, match="no plan about backups of studyspot has the digest"):
-        carry_out(job(bucket), approve="0" * 64)
-    approved = carry_out(job(bucket, most_share=0.1), approve=asked.plan)
+        plan_of(bucket.ledger, bucket.platform, "0" * 64)
+    yes = plan_of(bucket.ledger, bucket.platform, asked.plan)
+    approved = carry_out(job(bucket, most_share=0.1), approved=yes)
     assert approved.marked == old, "what was not in the plan that they saw waits"
     # The yes lasts until the deed.
     assert carry_out(job(bucket, hours=25, most_share=0.1)).deleted == old

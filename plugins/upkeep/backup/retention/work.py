@@ -58,13 +58,24 @@ class Result:
     """What killed backups had left."""
 
 
-def carry_out(job: Job, *, dry_run: bool = False, approve: str = "") -> Result:
+@dataclass(frozen=True)
+class Approved:
+    """A plan that a person has looked at and said yes to."""
+
+    digest: str = ""
+    ids: frozenset[str] = frozenset()
+    """What it would mark or delete."""
+
+
+NOBODY = Approved()
+
+
+def carry_out(job: Job, *, dry_run: bool = False, approved: Approved = NOBODY) -> Result:
     """
     Mark what is past its time, delete what was marked long enough ago; or only say so.
 
-    :param approve: digest of a stored plan that a person has looked at: what it would mark or delete goes beyond the
-        standing yes, as far as it is still past its time.
-    :raises StrainError: another run is at it. :raises SettingsError: ``approve`` is no plan of this platform.
+    :param approved: what it names goes beyond the standing yes, as far as it is still past its time.
+    :raises StrainError: another run is at it.
     :raises StoreError: the bucket cannot be listed. :raises LedgerError: the ledger is away: nothing is deleted.
     """
     with job.ledger.exclusive(f"{job.run.platform}/backup_retention/{job.place.kind}") as mine:
@@ -73,8 +84,11 @@ def carry_out(job: Job, *, dry_run: bool = False, approve: str = "") -> Result:
                 f"another run deletes backups of {job.run.platform}", hint="it is tried again when that one is through."
             )
         known = _look(job)
-        if approve and not dry_run:
-            _approve(job, known, approve)
+        if approved.ids and not dry_run:
+            for id in sorted(approved.ids & set(known.manifests)):
+                _put_on_record(job, known, id)
+                # It holds for marking and for deleting.
+                records.approve(job.ledger, job.run.platform, id, approved.digest)
             known = _look(job)
         choice = choose(known.candidates, job.rules, job.clock())
         stored = job.ledger.plan(job.run, "backup", _rows(job, known, choice), dry_run=dry_run)
@@ -107,23 +121,26 @@ def _rows(job: Job, known: Known, choice: Choice) -> list[dict[str, Any]]:
     return rows
 
 
-def _approve(job: Job, known: Known, digest: str) -> None:
-    """Write a person's yes down at each backup that the plan named; it holds for marking and for deleting."""
-    found = job.ledger.rows(
+def plan_of(ledger: Ledger, platform: str, digest: str) -> Approved:
+    """
+    The plan that a person said yes to; empty for no digest.
+
+    :raises SettingsError: no plan of this platform has it, or it is too old to mean what is there today.
+    """
+    if not digest:
+        return Approved()
+    found = ledger.rows(
         "select items, created_at from plans where platform = %s and capability = 'backup' and digest = %s"
         " order by created_at limit 1",
-        [job.run.platform, digest],
+        [platform, digest],
     )
     hint = "the finding `backup_retention` names the digest of the plan that waits for a yes."
     if not found:
-        raise SettingsError(f"no plan about backups of {job.run.platform} has the digest {digest!r}", hint=hint)
+        raise SettingsError(f"no plan about backups of {platform} has the digest {digest!r}", hint=hint)
     if (age := datetime.now(UTC) - found[0]["created_at"]) > APPROVED_FOR:
         raise SettingsError(f"plan {digest} is {age.days} days old", hint="look at a new one: run it as a dry run.")
     going = ("mark", "wait", "delete")
-    named = {item["id"] for item in found[0]["items"] if item["kind"] == job.place.kind and item["verdict"] in going}
-    for id in sorted(named & set(known.manifests)):
-        _put_on_record(job, known, id)
-        records.approve(job.ledger, job.run.platform, id, digest)
+    return Approved(digest, frozenset(item["id"] for item in found[0]["items"] if item["verdict"] in going))
 
 
 def _put_on_record(job: Job, known: Known, id: str) -> None:

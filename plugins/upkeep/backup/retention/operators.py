@@ -1,0 +1,118 @@
+"""The tasks `retention` of the nightly backup, and `backup_freshness` of it and of daily maintenance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from upkeep.backup.operators import BackupBase
+from upkeep.operators import PlatformOperator, truth
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from upkeep.backup.manifest import Kind
+    from upkeep.backup.retention.known import Place
+    from upkeep.findings import Outcome
+    from upkeep.ledger import Run
+    from upkeep.platforms.backup import Backup
+
+
+class BackupRetentionOperator(BackupBase):
+    """
+    Mark the backups that are past their time, and delete those that were marked long enough ago.
+
+    Copies of files are not touched: they are the only other copy, and nothing of them is ever replaced.
+
+    :param dry_run: store the plan, and neither mark nor delete (templated). The rules of the platform file are the
+        standing yes; beyond its cap a person is asked.
+    :param approve_plan: digest of the stored plan to which a person says yes; empty for none (templated).
+    """
+
+    template_fields: Sequence[str] = (*PlatformOperator.template_fields, "dry_run", "approve_plan")
+
+    def __init__(self, *, dry_run: bool | str = False, approve_plan: str = "", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # Hides BaseOperator.dry_run, which only prints templates for `airflow tasks test --dry-run`.
+        self.dry_run = dry_run  # type: ignore[method-assign,assignment]
+        self.approve_plan = approve_plan
+
+    def act(self, context: Context, run: Run) -> dict[str, Any]:
+        from upkeep.backup.retention.choose import Rules
+        from upkeep.backup.retention.wording import RETENTION, SEVERITY, told
+        from upkeep.backup.retention.work import Job, carry_out, plan_of
+        from upkeep.backup.store import StoreError
+        from upkeep.findings import unknown
+
+        section, dry_run = self.rules, truth(self.dry_run)  # type: ignore[arg-type]
+        outcomes: list[Outcome] = []
+        with self.ledger() as ledger:
+            approved = plan_of(ledger, run.platform, self.approve_plan.strip())
+            for place in places(self, section):
+                if place.kind == "files":
+                    continue
+                part = section.database if place.kind == "database" else section.configuration
+                assert part is not None
+                rules = Rules.of(section, part.keep, generations=place.kind == "database")
+                job = Job(run=run, ledger=ledger, place=place, rules=rules, abandoned_after=section.unfinished)
+                try:
+                    outcomes += told(job, carry_out(job, dry_run=dry_run, approved=approved), section.severity)
+                except StoreError as away:
+                    outcomes.append(unknown(RETENTION, SEVERITY, away.message, object=place.kind))
+        return self.conclude(run, outcomes)
+
+
+class BackupFreshnessOperator(BackupBase):
+    """
+    Look whether the backups are as young, as large and as proved as they should be, and could be made tonight.
+
+    A look of its own, apart from making them: a backup that is not made at all says nothing.
+    """
+
+    def act(self, context: Context, run: Run) -> dict[str, Any]:
+        from upkeep.backup import freshness
+
+        with self.ledger() as ledger:
+            outcomes = freshness.look_at(ledger, places(self, self.rules), self.rules)
+        if self.rules.database is not None:
+            outcomes += self._server(context)
+        return self.conclude(run, outcomes)
+
+    def _server(self, context: Context) -> list[Outcome]:
+        """What only the database can tell: its version, and how far the archive of its log is behind."""
+        import psycopg
+
+        from upkeep.backup import freshness, programs
+        from upkeep.findings import unknown
+        from upkeep.postgres.session import connect
+        from upkeep.settings import settings
+
+        severity, physical = self.rules.severity, self.database.engine != "dump"
+        checks = [freshness.CLIENT] + [freshness.WAL] * physical
+        if reason := self.unusable(context, "postgres"):
+            return [unknown(check, severity, reason, explained_by="postgres_connect") for check in checks]
+        recovery = self.subject.recovery
+        try:
+            with connect(self.conninfo()) as connection:
+                installed = programs.installed(settings().postgres_programs)
+                outcomes = [freshness.client(connection.info.server_version, installed, severity)]
+                if physical:
+                    most = recovery.rpo if recovery else self.rules.fresh
+                    outcomes.append(freshness.wal(connection, severity, most))
+                return outcomes
+        except psycopg.Error as trouble:
+            said = " ".join(str(trouble).split()) or type(trouble).__name__
+            return [unknown(check, severity, said) for check in checks]
+
+
+def places(operator: BackupBase, section: Backup) -> list[Place]:
+    """Where the platform's backups lie, kind by kind. :raises SettingsError: there is no connection to the bucket."""
+    from upkeep.backup.retention.known import Place
+
+    store = operator.store()
+    parts: list[tuple[Kind, Any]] = [
+        ("database", section.database),
+        ("files", section.files),
+        ("configuration", section.configuration),
+    ]
+    return [Place(operator.subject.name, kind, store, part.prefix) for kind, part in parts if part is not None]
