@@ -5,7 +5,8 @@ The backup of one platform each night, and its verification as soon as it is the
   database was made. By hand the verification takes the id of a backup; empty means the newest.
 - **Touches** the bucket of backups; `retention` marks there what is past its time, and deletes it a day later, by the
   platform file's rules and inside their cap. The database is read in one snapshot, and its tables stay readable and
-  writable; only changes of their shape wait. The verification restores into a throw-away cluster on the worker, and removes it.
+  writable; only changes of their shape wait. The verification restores into a throw-away cluster on the worker, and
+  removes it.
 - **Re-run** any task whenever you like: a backup counts only when its manifest is there, which is written last.
 - **If it fails** yesterday's backup stands. The red task says what is wrong and what to do; a broken backup is never
   counted, and the next one is made whatever became of this.
