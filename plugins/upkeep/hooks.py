@@ -6,8 +6,10 @@ from typing import Any
 
 from airflow.providers.pagerduty.hooks.pagerduty_events import PagerdutyEventsHook as ProviderHook
 from airflow.providers.slack.hooks.slack import SlackHook
+from airflow.providers.slack.hooks.slack_webhook import SlackWebhookHook
 from airflow.sdk import BaseHook
 from pagerduty import EventsApiV2Client
+from slack_sdk.webhook import WebhookClient
 
 from upkeep.connections import kafka_config
 
@@ -56,3 +58,8 @@ class KafkaHook(BaseHook):
 def slack(conn_id: str) -> SlackHook:
     """Slack's Web API with a short time-out; retries are the outbox's."""
     return SlackHook(slack_conn_id=conn_id, timeout=4, retry_handlers=[])
+
+
+def slack_webhook(conn_id: str) -> WebhookClient:
+    """Slack's incoming webhook with a short time-out; retries are the outbox's."""
+    return SlackWebhookHook(slack_webhook_conn_id=conn_id, timeout=4, retry_handlers=[]).client

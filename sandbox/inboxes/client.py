@@ -66,6 +66,14 @@ class Inbox:
         """``{"id", "name", "members", "topic", "archived", "messages", ...}``, see slack_model.Channel."""
         return list(self._ask("GET", "slack")["channels"])
 
+    def mails(self) -> list[dict[str, Any]]:
+        """``{"from", "to", "subject", "message_id", "body"}``."""
+        return list(self._ask("GET", "mail"))
+
+    def heartbeats(self) -> dict[str, dict[str, Any]]:
+        """Who gave a sign of life: ``{"upkeep": {"count", "last", "silent_s"}}``."""
+        return dict(self._ask("GET", "heartbeats"))
+
     def script(self, path: str, **misbehave: Any) -> None:
         """
         Let requests to ``path`` (a shell pattern) misbehave; see sandbox.inboxes.script.Script for what there is.

@@ -14,8 +14,10 @@ from typing import Any
 
 from aiohttp import web
 
-from sandbox.inboxes import page
+from sandbox.inboxes import heartbeats, page
+from sandbox.inboxes.heartbeats import Heartbeats
 from sandbox.inboxes.journal import Journal
+from sandbox.inboxes.mail import serve_mail
 from sandbox.inboxes.pagerduty import PagerDuty
 from sandbox.inboxes.script import Script, Scripts
 from sandbox.inboxes.slack import Slack
@@ -53,6 +55,8 @@ class Inboxes:
 
     def _forget(self) -> None:
         self.events: list[dict[str, Any]] = []
+        self.mails: list[dict[str, Any]] = []
+        self.heartbeats = Heartbeats()
         self.pagerduty = PagerDuty(
             routing_keys=self.config.routing_keys, token=self.config.pagerduty_token, users=self.config.users
         )
@@ -74,13 +78,21 @@ class Inboxes:
                     event["method"], event["path"], event["query"], event["headers"], event["body"], event["bytes"]
                 )
                 self._service(event["service"]).answer(request, datetime.fromisoformat(event["time"]))
+        elif mail := line.get("mail"):
+            self.mails.append(mail)
         elif script := line.get("script"):
             self.scripts.add(Script(**script))
         elif "unscript" in line:
             self.scripts.remove(line["unscript"])
 
-    def _service(self, name: str) -> PagerDuty | Slack:
+    def _service(self, name: str) -> PagerDuty | Slack | Heartbeats:
+        if name == "heartbeat":
+            return self.heartbeats
         return self.slack if name == "slack" else self.pagerduty
+
+    def take_mail(self, mail: dict[str, Any]) -> None:
+        self.mails.append(mail)
+        self.journal.write(mail=mail)
 
     def receive(self, request: Request) -> tuple[dict[str, Any], Script | None, Answer | None]:
         """
@@ -94,6 +106,8 @@ class Inboxes:
         """
         now = datetime.now(UTC)
         name = "slack" if request.path.startswith(("/api/", "/services/")) else "pagerduty"
+        if request.path.startswith(heartbeats.PREFIX):
+            name = "heartbeat"
         service = self._service(name)
         body = request.body if isinstance(request.body, dict) else {}
         rate_key = str(body.get("channel") or body.get("routing_key") or "")
@@ -225,6 +239,12 @@ def page_application(inboxes: Inboxes) -> web.Application:
     async def slack(_: web.Request) -> web.StreamResponse:
         return web.json_response(inboxes.slack.json())
 
+    async def mail(_: web.Request) -> web.StreamResponse:
+        return web.json_response(inboxes.mails)
+
+    async def signs_of_life(_: web.Request) -> web.StreamResponse:
+        return web.json_response(inboxes.heartbeats.json(datetime.now(UTC)))
+
     async def scripts(_: web.Request) -> web.StreamResponse:
         return web.json_response([script.json() for script in inboxes.scripts])
 
@@ -233,11 +253,15 @@ def page_application(inboxes: Inboxes) -> web.Application:
     app.router.add_get("/_sandbox/events", events)
     app.router.add_get("/_sandbox/pagerduty", pagerduty)
     app.router.add_get("/_sandbox/slack", slack)
+    app.router.add_get("/_sandbox/mail", mail)
+    app.router.add_get("/_sandbox/heartbeats", signs_of_life)
     app.router.add_get("/_sandbox/script", scripts)
     return app
 
 
-async def serve(*, port: int, page_port: int | None, certificate: Path, state: Path, config: Path) -> None:
+async def serve(
+    *, port: int, page_port: int | None, mail_port: int | None, certificate: Path, state: Path, config: Path
+) -> None:
     inboxes = Inboxes(Config(**json.loads(config.read_text())), Journal(state))
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate)
@@ -249,9 +273,12 @@ async def serve(*, port: int, page_port: int | None, certificate: Path, state: P
     await web.TCPSite(services, "127.0.0.1", port, ssl_context=tls).start()
     if page_port:
         await web.TCPSite(people, "127.0.0.1", page_port).start()
+    mail = await serve_mail(mail_port, inboxes.take_mail) if mail_port else None
     done = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, done.set)
     await done.wait()
+    if mail:
+        mail.close()
     for runner in (services, people):
         await runner.cleanup()

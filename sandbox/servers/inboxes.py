@@ -39,6 +39,7 @@ def start_inboxes(home: Home) -> None:
         [
             *(sys.executable, "-m", "sandbox.inboxes"),
             *("--port", str(port), "--page-port", str(page_port)),
+            *("--mail-port", str(home.port(f"{NAME}.mail", 28025))),
             *("--cert", certificate, "--state", directory / "journal.jsonl", "--config", directory / "config.json"),
         ],
         cwd=REPOSITORY,
@@ -87,6 +88,15 @@ def publish(home: Home, port: int, config: dict[str, Any]) -> None:
     home.connect(
         "upkeep_slack_webhook",
         {"conn_type": "slackwebhook", "host": f"{url}/services", "password": next(iter(config["webhooks"]))},
+    )
+    home.connect(
+        "upkeep_smtp",
+        {
+            "conn_type": "smtp",
+            "host": "127.0.0.1",
+            "port": home.port(f"{NAME}.mail", 28025),
+            "extra": {"disable_ssl": True, "disable_tls": True, "from_email": USERS[0]},
+        },
     )
     home.remember(NAME, routing_keys=config["routing_keys"], page=home.port(f"{NAME}.page"))
 

@@ -45,22 +45,34 @@ def messages_for(platform: Platform, change: Change) -> list[Message]:
 
 
 def _message(platform: Platform, change: Change, channel: Channel) -> Message:
-    event = "resolve" if change.event == "resolved" else "trigger"
-    if channel == "pagerduty":
-        payload = {"conn_id": platform.alerts.pagerduty_conn_id, "event": _pagerduty(platform, change)}
-    else:
-        payload = {
-            "conn_id": platform.alerts.slack_conn_id,
-            "message": {"channel": platform.alerts.channel, **_slack(platform, change)},
-        }
+    resolved = change.event == "resolved"
+    payload = pagerduty_payload(platform, _pagerduty(platform, change))
+    if channel == "slack":
+        payload = slack_payload(platform, _slack(platform, change), joins=change.joins)
     return Message(
         key=change.key,
         platform=platform.name,
         channel=channel,
-        event="resolve" if event == "resolve" else "trigger",
+        event="resolve" if resolved else "trigger",
         severity=change.finding.severity.value,
         payload=payload,
     )
+
+
+def pagerduty_payload(platform: Platform, event: Mapping[str, Any]) -> dict[str, Any]:
+    """What the sender takes: the connection, and arguments of the official client."""
+    return {"conn_id": platform.alerts.pagerduty_conn_id, "event": dict(event)}
+
+
+def slack_payload(
+    platform: Platform, message: Mapping[str, Any], *, channel: str = "", joins: bool = False
+) -> dict[str, Any]:
+    """What the sender takes: the connection, and arguments of ``chat.postMessage``."""
+    alerts = platform.alerts
+    content = {"channel": channel or alerts.channel, **message}
+    if alerts.webhook_conn_id:
+        return {"conn_id": alerts.webhook_conn_id, "webhook": True, "message": content}
+    return {"conn_id": alerts.slack_conn_id, "message": content, "joins": joins}
 
 
 def dedup_key(key: str) -> str:
@@ -122,26 +134,31 @@ def _slack(platform: Platform, change: Change) -> dict[str, Any]:
     )
     if change.event == "resolved":
         text = f"Resolved: {line}"
-        blocks = [_section(f":white_check_mark: *Resolved* {escape(cut(line, 2500))}")]
+        blocks = [section(f":white_check_mark: *Resolved* {escape(cut(line, 2500))}")]
     else:
         text = line
-        blocks = [_section(f":rotating_light: *{escape(cut(line, 2500))}*")]
+        blocks = [section(f":rotating_light: *{escape(cut(line, 2500))}*")]
         if finding.hint:
-            blocks.append(_section(f"*What to do:* {escape(cut(finding.hint, 2500))}"))
+            blocks.append(section(f"*What to do:* {escape(cut(finding.hint, 2500))}"))
     where = f"{finding.severity} · {escape(change.run.dag_id)}" + (f" · {links}" if links else "")
     blocks.append({"type": "context", "elements": [{"type": "mrkdwn", "text": cut(where, 2900)}]})
+    if members := finding.facts.get("members") if change.event != "resolved" else None:
+        blocks.insert(1, section(escape(cut("\n".join(f"• {member}" for member in members), 2900))))
+    return posted(text, blocks, change.key, change.event)
+
+
+def posted(text: str, blocks: list[dict[str, Any]], key: str, event: str) -> dict[str, Any]:
+    """A Slack message that is known again by its key; ``text`` is what notifications show."""
     return {
         "text": escape(cut(text, 3000)),
         "blocks": blocks,
         "unfurl_links": False,
-        "metadata": {
-            "event_type": "upkeep_finding",
-            "event_payload": {"key": dedup_key(change.key), "event": change.event},
-        },
+        "metadata": {"event_type": "upkeep_finding", "event_payload": {"key": dedup_key(key), "event": event}},
     }
 
 
-def _section(text: str) -> dict[str, Any]:
+def section(text: str) -> dict[str, Any]:
+    """A paragraph of mrkdwn; whoever calls has escaped what is not ours."""
     return {"type": "section", "text": {"type": "mrkdwn", "text": text}}
 
 

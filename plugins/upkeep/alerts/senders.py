@@ -1,11 +1,44 @@
-"""One bounded attempt to deliver a message, by the official clients."""
+"""
+One bounded attempt to deliver a message, by the official clients.
+
+Mail goes by the standard library: the provider's SmtpHook tries five times, half a minute each.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from typing import Any
 
+from upkeep.alerts.messages import dedup_key
+from upkeep.alerts.redact import redact
 from upkeep.errors import SettingsError
-from upkeep.ledger.outbox import Message, NotDelivered
+from upkeep.ledger import Ledger
+from upkeep.ledger.outbox import Delivered, Message, NotDelivered, Thread
+from upkeep.platforms import Platform
+
+log = logging.getLogger(__name__)
+
+REST = "upkeep_pagerduty_rest"
+"""Connection of PagerDuty's REST API; without it nobody's acknowledgement is seen."""
+
+TIMEOUT_S = 4
+
+MALFORMED = (
+    "invalid_blocks", "msg_too_long", "msg_blocks_too_long", "no_text", "invalid_arguments", "invalid_payload",
+    "too_many_attachments", "invalid_blocks_format",
+)  # fmt: skip
+"""What Slack says about a message that no later attempt can mend."""
+
+DOWN = (
+    "ratelimited",
+    "internal_error",
+    "fatal_error",
+    "service_unavailable",
+    "request_timeout",
+    "team_access_not_granted",
+)
+"""What Slack says whatever it is asked."""
 
 
 def send(message: Message) -> str:
@@ -14,8 +47,9 @@ def send(message: Message) -> str:
 
     :raises NotDelivered: no confirmation; ``permanent`` when the message itself was refused.
     """
+    senders = {"pagerduty": _pagerduty, "slack": _slack, "email": _email}
     try:
-        return _pagerduty(message) if message.channel == "pagerduty" else _slack(message)
+        return senders[message.channel](message)
     except SettingsError as missing:
         # The connection may be added later: the message waits for it.
         raise NotDelivered(missing.message) from missing
@@ -30,11 +64,18 @@ def _pagerduty(message: Message) -> str:
     connection(message.payload["conn_id"])
     event = dict(message.payload["event"])
     try:
-        key = PagerdutyEventsHook(message.payload["conn_id"]).get_conn().send_event(event.pop("action"), **event)
+        client = PagerdutyEventsHook(message.payload["conn_id"]).get_conn()
+        if message.event == "change":
+            client.send_change_event(**event)
+            return "accepted"
+        # The key is the same at every attempt: what was accepted without a word is not opened twice.
+        key = client.send_event(event.pop("action"), **event)
     except pagerduty.Error as refused:
         status, answer, after = _answer(refused)
         # 400: the payload is wrong and stays wrong. Everything else may pass.
-        raise NotDelivered(answer, permanent=status == 400, retry_after_s=after) from refused
+        raise NotDelivered(
+            answer, permanent=status in (400, 413), retry_after_s=after, down=status not in (400, 413)
+        ) from refused
     return f"accepted {key}"
 
 
@@ -45,25 +86,157 @@ def _answer(refused: Any) -> tuple[int | None, str, float | None]:
     return response.status_code, f"{response.status_code} {response.text[:500]}", _seconds(response.headers)
 
 
+def acknowledgements(ledger: Ledger, platform: Platform) -> int:
+    """
+    Take over who has acknowledged what in PagerDuty, so that nobody is reminded of what somebody works on.
+
+    Asked by REST, where the connection ``upkeep_pagerduty_rest`` exists; returns how many are new.
+    """
+    import httpx
+
+    from upkeep.connections import connection
+
+    rows = ledger.rows(
+        "select key from findings where platform = %s and state = 'open' and acknowledged_at is null"
+        " and severity <= %s and held = '' order by severity, opened_at limit 20",
+        [platform.name, platform.severity.paging.value],
+    )
+    if not rows:
+        return 0
+    try:
+        found = connection(REST)
+    except SettingsError:
+        return 0
+    new = 0
+    headers = {"Authorization": f"Token token={found.password}", "Accept": "application/json"}
+    host = found.host or "https://api.pagerduty.com"
+    try:
+        with httpx.Client(base_url=host if "://" in host else f"https://{host}", headers=headers, timeout=3) as client:
+            for row in rows:
+                asked = {"incident_key": dedup_key(row["key"]), "statuses[]": "acknowledged", "limit": "1"}
+                for incident in client.get("/incidents", params=asked).raise_for_status().json()["incidents"]:
+                    who = [one["acknowledger"]["summary"] for one in incident.get("acknowledgements") or []]
+                    new += ledger.acknowledge(row["key"], who[0] if who else "somebody in PagerDuty")
+    except (httpx.HTTPError, ValueError, KeyError) as away:
+        log.warning("PagerDuty does not say who has acknowledged what: %s", redact(str(away)))
+    return new
+
+
+# -- Slack ---------------------------------------------------------------------------------------------------
+
+
 def _slack(message: Message) -> str:
     from slack_sdk.errors import SlackApiError, SlackClientError
 
     from upkeep.connections import connection
-    from upkeep.hooks import slack
+    from upkeep.hooks import slack, slack_webhook
 
-    connection(message.payload["conn_id"])
+    conn_id = message.payload["conn_id"]
+    connection(conn_id)
     try:
-        answer = slack(message.payload["conn_id"]).client.chat_postMessage(**message.payload["message"])
+        if message.payload.get("webhook"):
+            return _webhook(slack_webhook(conn_id), message)
+        return _post(slack(conn_id).client, message)
     except SlackApiError as refused:
-        said = str(refused.response.get("error", refused))
+        status, said = refused.response.status_code, str(refused.response.get("error", refused))
         raise NotDelivered(
-            f"{refused.response.status_code} {said}",
-            permanent=said in ("invalid_blocks", "msg_too_long", "msg_blocks_too_long", "no_text", "invalid_arguments"),
+            f"{status} {said}",
+            permanent=said in MALFORMED,
             retry_after_s=_seconds(refused.response.headers),
+            down=status != 200 or said in DOWN,
         ) from refused
-    except (SlackClientError, OSError) as down:
-        raise NotDelivered(f"{type(down).__name__}: {down}") from down
-    return f"posted {answer.get('ts')}"
+    except (SlackClientError, OSError) as away:
+        raise NotDelivered(f"{type(away).__name__}: {redact(str(away))}", down=True) from away
+
+
+def _post(client: Any, message: Message) -> str:
+    """A trigger begins a thread, what follows goes below it."""
+    body = dict(message.payload["message"])
+    body["metadata"] = _marked(body["metadata"], message)
+    thread = message.thread if message.event != "trigger" or message.payload.get("joins") else None
+    if message.attempts and (posted := _posted_already(client, message, thread)):
+        return posted
+    if message.event == "update":
+        if thread:
+            client.chat_update(**{**body, "channel": thread.channel_id, "ts": thread.ts})
+        return "updated"
+    if thread:
+        body |= {"thread_ts": thread.ts, "reply_broadcast": message.event in ("trigger", "remind")}
+    answer = client.chat_postMessage(**body)
+    if thread and message.event == "resolve":
+        _tick(client, thread)
+    return _delivered(answer["channel"], answer["ts"], "posted")
+
+
+def _marked(metadata: dict[str, Any], message: Message) -> dict[str, Any]:
+    return {**metadata, "event_payload": {**metadata["event_payload"], "delivery": str(message.id)}}
+
+
+def _posted_already(client: Any, message: Message, thread: Thread | None) -> str:
+    """Slack knows no idempotency key: what may have been posted by an attempt without an answer is looked for."""
+    from slack_sdk.errors import SlackApiError
+
+    channel = thread.channel_id if thread else message.payload["message"]["channel"]
+    look = {"oldest": str(message.created_s - 1), "limit": 200, "include_all_metadata": True}
+    try:
+        if thread:
+            found = client.conversations_replies(channel=channel, ts=thread.ts, **look)
+        else:
+            channel = _channel_id(client, channel)
+            found = client.conversations_history(channel=channel, **look)
+    except SlackApiError as refused:
+        # Without the right to look (channels:history) a second message is the lesser evil than none.
+        if refused.response.get("error") in ("missing_scope", "channel_not_found", "not_in_channel"):
+            return ""
+        raise
+    for one in found["messages"]:
+        if one.get("metadata", {}).get("event_payload", {}).get("delivery") == str(message.id):
+            return _delivered(channel, one["ts"], "had been posted")
+    return ""
+
+
+def _channel_id(client: Any, name: str) -> str:
+    """History is asked by id, messages are posted by name."""
+    cursor = ""
+    for _ in range(20):
+        page = client.conversations_list(exclude_archived=True, limit=1000, cursor=cursor)
+        for channel in page["channels"]:
+            if channel["name"] == name.removeprefix("#"):
+                return str(channel["id"])
+        cursor = page.get("response_metadata", {}).get("next_cursor", "")
+        if not cursor:
+            break
+    return name
+
+
+def _tick(client: Any, thread: Thread) -> None:
+    """Who scrolls by sees that it is over; worth nothing if it fails."""
+    from slack_sdk.errors import SlackApiError, SlackClientError
+
+    with contextlib.suppress(SlackApiError, SlackClientError, OSError):
+        client.reactions_add(channel=thread.channel_id, timestamp=thread.ts, name="white_check_mark")
+
+
+def _delivered(channel_id: str, ts: str, verb: str) -> Delivered:
+    answer = Delivered(f"{verb} {ts}")
+    answer.thread = Thread(channel_id, ts)
+    return answer
+
+
+def _webhook(client: Any, message: Message) -> str:
+    """One channel, no threads, no metadata; what was accepted without a word may arrive twice."""
+    if message.event == "update":
+        return "a webhook cannot update"
+    body = message.payload["message"]
+    answer = client.send(text=body["text"], blocks=body["blocks"], unfurl_links=False)
+    if answer.status_code == 200:
+        return "posted"
+    raise NotDelivered(
+        f"{answer.status_code} {answer.body[:500]}",
+        permanent=answer.body in MALFORMED,
+        retry_after_s=_seconds(answer.headers),
+        down=answer.status_code == 429 or answer.status_code >= 500,
+    )
 
 
 def _seconds(headers: Any) -> float | None:
@@ -73,3 +246,41 @@ def _seconds(headers: Any) -> float | None:
         except (KeyError, TypeError, ValueError):
             continue
     return None
+
+
+# -- mail ----------------------------------------------------------------------------------------------------
+
+
+def _email(message: Message) -> str:
+    """Extras of the connection as the smtp provider names them: ``from_email``, ``disable_ssl``, ``disable_tls``."""
+    import smtplib
+    import ssl
+    from email.message import EmailMessage
+
+    from upkeep.connections import connection
+
+    found = connection(message.payload["conn_id"])
+    extra, host = found.extra_dejson, found.host or "localhost"
+    mail = EmailMessage()
+    mail["Subject"] = message.payload["subject"]
+    mail["From"] = extra.get("from_email") or found.login or "upkeep@localhost"
+    mail["To"] = ", ".join(message.payload["to"])
+    # The same at every attempt: mail programs show it once.
+    mail["Message-ID"] = f"<upkeep-{message.id}-{message.created_s:.0f}@{host}>"
+    mail.set_content(message.payload["body"])
+    plain = str(extra.get("disable_ssl", "")).lower() == "true"
+    try:
+        if plain:
+            server = smtplib.SMTP(host, found.port or 587, timeout=TIMEOUT_S)
+        else:
+            context = ssl.create_default_context()
+            server = smtplib.SMTP_SSL(host, found.port or 465, timeout=TIMEOUT_S, context=context)
+        with server:
+            if plain and str(extra.get("disable_tls", "")).lower() != "true":
+                server.starttls(context=ssl.create_default_context())
+            if found.login:
+                server.login(found.login, found.password or "")
+            server.send_message(mail)
+    except (smtplib.SMTPException, OSError) as refused:
+        raise NotDelivered(f"{type(refused).__name__}: {redact(str(refused))}", down=True) from refused
+    return "accepted"

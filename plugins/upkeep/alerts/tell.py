@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 from functools import partial
 
 from upkeep.alerts import spool
+from upkeep.alerts.escalate import mail_instead, remind
 from upkeep.alerts.messages import messages_for
-from upkeep.alerts.redact import redact
+from upkeep.alerts.redact import redact, redact_all
 from upkeep.alerts.rules import rules_of
-from upkeep.alerts.senders import send
+from upkeep.alerts.senders import acknowledgements, send
 from upkeep.connections import open_ledger
 from upkeep.errors import LedgerError, SettingsError, UpkeepError
 from upkeep.findings import Finding, Outcome, Severity, alert_key, judged, ok
@@ -54,21 +55,26 @@ def record(subject: Platform, run: Run, outcomes: Sequence[Outcome], *, patience
 
 
 def as_the_platform_says(subject: Platform, outcome: Outcome) -> Outcome:
-    """The outcome with the platform's own severities, and without anything that looks like a secret."""
+    """The outcome with the platform's own severities, and without secrets and personal data."""
+    personal = subject.alerts.personal
 
     def mend(finding: Finding) -> Finding:
         return replace(
             finding,
+            object=redact(finding.object, personal),
             severity=subject.severity_of(finding.check, finding.severity),
-            summary=redact(" ".join(finding.summary.split())),
-            hint=redact(finding.hint),
+            summary=redact(" ".join(finding.summary.split()), personal),
+            hint=redact(finding.hint, personal),
+            facts=redact_all(finding.facts, personal),
         )
 
     return replace(
         outcome,
+        object=redact(outcome.object, personal),
         severity=subject.severity_of(outcome.check, outcome.severity),
-        reason=redact(" ".join(outcome.reason.split())),
+        reason=redact(" ".join(outcome.reason.split()), personal),
         findings=tuple(mend(finding) for finding in outcome.findings),
+        facts=redact_all(outcome.facts, personal),
     )
 
 
@@ -135,7 +141,7 @@ def _opened(run: Run, outcomes: Sequence[Outcome]) -> list[Change]:
 
 
 def deliver_all(ledger: Ledger, run: Run) -> dict[str, int]:
-    """Take in what waited in the spool, let go what is held no longer, then send everything that is due."""
+    """Take in what waited in the spool, tell what is held no longer and what nobody answers, send all that is due."""
     waiting = spool.waiting(settings().spool)
     taken = spool.take_in(ledger, settings().spool, lambda change: messages_for(platform(change.run.platform), change))
     for subject in platforms():
@@ -147,4 +153,10 @@ def deliver_all(ledger: Ledger, run: Run) -> dict[str, int]:
             for change in let_go(connection, mine, subject.name, rules_of(subject)):
                 for message in messages_for(subject, change):
                     enqueue(connection, message)
-    return {**deliver(ledger, send, budget_s=45), "taken in": taken}
+        acknowledgements(ledger, subject)
+        remind(ledger, subject, mine)
+    counts = deliver(ledger, send, budget_s=45)
+    if sum(mail_instead(ledger, subject) for subject in platforms()):
+        mailed = deliver(ledger, send, budget_s=10)
+        counts = {name: count + mailed[name] for name, count in counts.items()}
+    return {**counts, "taken in": taken}

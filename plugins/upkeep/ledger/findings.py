@@ -52,6 +52,9 @@ class Change:
     held: str = ""
     """Why nobody is told of it, nor of its end: ``because studyspot/postgres_connect``, ``silence 7``, ``storm``."""
 
+    joins: bool = False
+    """It came back soon after it was over: what is told belongs to what was told before."""
+
     quiet: bool = False
     """Part of a storm that Slack hears of as a whole; a page of its own is still ended."""
 
@@ -226,6 +229,7 @@ def _change(
         before=before if event != "resolved" else Severity(row["severity"]),
         peak=Severity(row["peak"]),
         held=row["held"],
+        joins=event == "reopened" and row["flaps"] > 0,
     )
 
 

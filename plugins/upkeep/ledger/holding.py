@@ -178,7 +178,7 @@ def let_go(connection: Connection, run: Run, platform: str, rules: Rules) -> lis
     ).fetchall()
     freed = []
     for row in rows:
-        change = _as_change(row, run)
+        change = as_change(row, run)
         if silence(connection, platform, row["key"]) or cause(connection, platform, change, rules.because):
             continue
         connection.execute("update findings set held = '' where key = %s", [row["key"]])
@@ -186,7 +186,8 @@ def let_go(connection: Connection, run: Run, platform: str, rules: Rules) -> lis
     return [*freed, *_end_of_storm(connection, run, rules)]
 
 
-def _as_change(row: Mapping[str, Any], run: Run) -> Change:
+def as_change(row: Mapping[str, Any], run: Run) -> Change:
+    """An open finding as if it had just begun."""
     return Change(
         event="opened",
         key=row["key"],

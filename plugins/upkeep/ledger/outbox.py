@@ -13,7 +13,22 @@ from upkeep.ledger.run import Connection
 if TYPE_CHECKING:
     from upkeep.ledger.store import Ledger
 
-Channel = Literal["pagerduty", "slack"]
+Channel = Literal["pagerduty", "slack", "email"]
+Event = Literal["trigger", "acknowledge", "resolve", "remind", "update", "change"]
+
+
+@dataclass(frozen=True)
+class Thread:
+    """Where an alert stands in Slack."""
+
+    channel_id: str
+    ts: str
+
+
+class Delivered(str):
+    """What the channel answered, and the thread that it began."""
+
+    thread: Thread | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,25 +38,41 @@ class Message:
     key: str
     platform: str
     channel: Channel
-    event: Literal["trigger", "resolve"]
+    event: Event
     severity: str
     payload: Mapping[str, Any]
     """What the channel's sender needs; JSON values only."""
 
     spool_id: str | None = None
-    """Set for messages that waited in the spool, so that they are taken in once."""
+    """A message with a known one is taken in only once."""
+
+    id: int = 0
+    """Its row; 0 before it has one."""
+
+    attempts: int = 0
+    """How often it was tried before; somebody may have seen it all the same."""
+
+    created_s: float = 0.0
+    """When it was put into the outbox, Unix time."""
+
+    thread: Thread | None = None
+    """Where what was told before about the same key stands."""
 
 
 class NotDelivered(Exception):
     """The channel did not confirm."""
 
-    def __init__(self, answer: str, *, permanent: bool = False, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, answer: str, *, permanent: bool = False, retry_after_s: float | None = None, down: bool = False
+    ) -> None:
         super().__init__(answer)
         self.answer = answer
         self.permanent = permanent
         """Trying again cannot help: the message itself was refused."""
 
         self.retry_after_s = retry_after_s
+        self.down = down
+        """Nothing else would arrive there now, either."""
 
 
 def enqueue(connection: Connection, message: Message) -> None:
@@ -59,9 +90,14 @@ Send = Callable[[Message], str]
 """Delivers one message and returns the channel's answer. :raises NotDelivered: it did not confirm."""
 
 _DUE = """
-select id, key, platform, channel, event, severity, payload, attempts from outbox as o
+select id, key, platform, channel, event, severity, payload, attempts, extract(epoch from created_at) as created_s,
+    (select array[t.channel_id, t.ts] from threads as t
+    where t.key = o.key and t.channel = o.payload -> 'message' ->> 'channel') as thread
+from outbox as o
 where state = 'pending' and next_attempt_at <= clock_timestamp()
     and (%(keys)s::text[] is null or key = any(%(keys)s))
+    -- Whoever is down is asked once, not once per message.
+    and not channel || ' ' || (payload ->> 'conn_id') = any(%(down)s)
     -- A resolve never overtakes its trigger.
     and not exists (
         select from outbox as earlier
@@ -83,11 +119,12 @@ def deliver(
     """
     counts = {"delivered": 0, "put off": 0, "refused": 0}
     began = time.monotonic()
+    down: list[str] = []
     for _ in range(most):
         if time.monotonic() - began > budget_s:
             break
         with ledger.transaction() as connection:
-            row = connection.execute(_DUE, {"keys": list(keys) if keys is not None else None}).fetchone()
+            row = connection.execute(_DUE, {"keys": list(keys) if keys is not None else None, "down": down}).fetchone()
             if row is None:
                 break
             message = Message(
@@ -97,15 +134,24 @@ def deliver(
                 event=row["event"],
                 severity=row["severity"],
                 payload=row["payload"],
+                id=row["id"],
+                attempts=row["attempts"],
+                created_s=float(row["created_s"]),
+                thread=Thread(*row["thread"]) if row["thread"] else None,
             )
             try:
                 answer = send(message)
             except NotDelivered as failure:
                 counts["refused" if failure.permanent else "put off"] += 1
                 _put_off(connection, row, failure)
+                if failure.down:
+                    down.append(f"{message.channel} {message.payload.get('conn_id')}")
+                    _all_wait(connection, message, failure)
             else:
                 counts["delivered"] += 1
                 _delivered(connection, row["id"], answer)
+                if isinstance(answer, Delivered) and answer.thread and message.event == "trigger":
+                    _begin_thread(connection, message, answer.thread)
     return counts
 
 
@@ -131,4 +177,25 @@ def _put_off(connection: Connection, row: Mapping[str, Any], failure: NotDeliver
     connection.execute(
         "insert into deliveries (outbox_id, delivered, answer) values (%s, false, %s)",
         [row["id"], failure.answer[:1000]],
+    )
+
+
+def _all_wait(connection: Connection, message: Message, failure: NotDelivered) -> None:
+    """Who says when to come back says it to all messages of that connection."""
+    if failure.retry_after_s:
+        connection.execute(
+            "update outbox set next_attempt_at ="
+            " greatest(next_attempt_at, clock_timestamp() + make_interval(secs => %s)) where id in ("
+            " select id from outbox where state = 'pending' and channel = %s and payload ->> 'conn_id' = %s"
+            " for update skip locked)",
+            [failure.retry_after_s, message.channel, message.payload.get("conn_id")],
+        )
+
+
+def _begin_thread(connection: Connection, message: Message, thread: Thread) -> None:
+    connection.execute(
+        "insert into threads (key, channel, channel_id, ts) values (%s, %s, %s, %s)"
+        " on conflict (key, channel) do update set channel_id = excluded.channel_id, ts = excluded.ts,"
+        " at = clock_timestamp()",
+        [message.key, message.payload["message"]["channel"], thread.channel_id, thread.ts],
     )

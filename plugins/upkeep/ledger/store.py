@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
@@ -164,6 +164,37 @@ class Ledger:
         """The rows of a read-only question, for reports and the page."""
         with self.transaction() as connection:
             return connection.execute(query, parameters).fetchall()
+
+    def acknowledge(self, key: str, who: str) -> bool:
+        """Somebody works on it: reminders end. False when it is not open, or somebody does already."""
+        with self.transaction() as connection:
+            row = connection.execute(
+                "update findings set acknowledged_at = clock_timestamp(), acknowledged_by = %s"
+                " where key = %s and state = 'open' and acknowledged_at is null returning key",
+                [text(who[:200]), key],
+            ).fetchone()
+        return row is not None
+
+    def silence(self, platform: str, pattern: str, *, owner: str, reason: str, length: timedelta) -> int:
+        """From now on nobody is called about keys that match (``http/*``), though all is recorded; its number."""
+        with self.transaction() as connection:
+            row = connection.execute(
+                "insert into silences (platform, pattern, owner, reason, until)"
+                " values (%s, %s, %s, %s, clock_timestamp() + %s) returning id",
+                [platform, text(pattern), text(owner), text(reason), length],
+            ).fetchone()
+        assert row is not None
+        return int(row["id"])
+
+    def end_silence(self, number: int) -> bool:
+        """End one before its time; what it held back and is still broken is told by the next delivery."""
+        with self.transaction() as connection:
+            row = connection.execute(
+                "update silences set until = greatest(clock_timestamp(), starts_at + interval '1 microsecond')"
+                " where id = %s and until > clock_timestamp() returning id",
+                [number],
+            ).fetchone()
+        return row is not None
 
     @contextmanager
     def exclusive(self, name: str) -> Iterator[bool]:
