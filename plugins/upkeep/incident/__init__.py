@@ -1,0 +1,1 @@
+"""What is done in an incident: one action at a time, looked at before and after."""
