@@ -237,12 +237,9 @@ def read(store: Store, prefix: str, id: str, *, platform: str = "", sha256: str 
 
 def ids(store: Store, prefix: str) -> Iterator[tuple[str, list[Stored]]]:
     """Each folder below ``prefix`` that is named like a backup, oldest name first, with all its objects."""
-    found: dict[str, list[Stored]] = {}
-    for stored in store.objects(prefix):
-        id = stored.key[len(prefix) :].partition("/")[0]
+    for id in sorted(store.folders(prefix)):
         if ID.fullmatch(id):
-            found.setdefault(id, []).append(stored)
-    yield from sorted(found.items())
+            yield id, list(store.objects(folder(prefix, id)))
 
 
 def committed(store: Store, prefix: str) -> list[str]:

@@ -110,6 +110,16 @@ class Store:
                 for one in page.get("Contents", ()):
                     yield Stored(one["Key"], one["Size"], one["LastModified"], one.get("ETag", "").strip('"'))
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        """Names of the folders right below ``prefix``, without their content: it may be millions."""
+        with told(self.url(prefix), "listed"):
+            pages = self.client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=prefix, Delimiter="/"
+            )
+            for page in pages:
+                for one in page.get("CommonPrefixes", ()):
+                    yield one["Prefix"][len(prefix) :].rstrip("/")
+
     def versions(self, prefix: str) -> Iterator[Stored]:
         """Every version and delete marker below ``prefix``; the objects alone where the store has no versions."""
         try:
@@ -171,9 +181,7 @@ class Store:
     def put(self, key: str, content: bytes, *, content_type: str = "application/octet-stream") -> Written:
         """Write a small object in one request."""
         with told(self.url(key), "written"):
-            self.client.put_object(
-                Bucket=self.bucket, Key=key, Body=content, ContentType=content_type, **self._locked()
-            )
+            self.client.put_object(Bucket=self.bucket, Key=key, Body=content, ContentType=content_type, **self.locked())
         return Written(key, len(content), hashlib.sha256(content).hexdigest())
 
     def write(self, key: str, pieces: Iterable[bytes], *, volume: int = VOLUME) -> Sequence[Written]:
@@ -264,7 +272,8 @@ class Store:
         except StoreError:
             return False
 
-    def _locked(self) -> dict[str, Any]:
+    def locked(self) -> dict[str, Any]:
+        """What a request that writes must say, so that Object Lock keeps it."""
         if self.lock is None:
             return {}
         return {"ObjectLockMode": "GOVERNANCE", "ObjectLockRetainUntilDate": datetime.now(UTC) + self.lock}
@@ -309,7 +318,7 @@ class _Upload:
     def _send(self, part: bytes) -> None:
         if not self.id:
             with told(self.store.url(self.key), "begun"):
-                begun = self.store.client.create_multipart_upload(**self.where, **self.store._locked())
+                begun = self.store.client.create_multipart_upload(**self.where, **self.store.locked())
             self.id = begun["UploadId"]
             self.senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="upload")
         assert self.senders is not None
