@@ -92,6 +92,10 @@ def start(home: Home, *, dags: Path | None = None, timeout_s: float = 120) -> No
     (home.directory("airflow") / "passwords.json").write_text(
         json.dumps({"admin": "admin", "operator": "operator", "viewer": "viewer"})
     )
+    home.connect(
+        "upkeep_airflow_api",
+        {"conn_type": "http", "host": env["UPKEEP_AIRFLOW_URL"], "login": "admin", "password": "admin"},
+    )
     _migrate(home, env, timeout_s)
     for name, command in COMPONENTS.items():
         processes.start(home, f"airflow.{name}", [COMMAND, *command], env=env)

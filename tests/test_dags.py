@@ -93,7 +93,8 @@ AIRFLOW_SIDE = {
     "__main__.py", "connections.py", "defaults.py", "hooks.py", "operators.py", "setup.py", "watcher.py",
     # Asks which Dag is wanted, so that a task's process reads one platform file.
     "platforms/load.py",
-    "alerts/operators.py", "alerts/tell.py", "alerts/callbacks.py", "alerts/senders.py",
+    "alerts/operators.py", "alerts/tell.py", "alerts/callbacks.py", "alerts/senders.py", "alerts/by_hand.py",
+    "alerts/reconcile.py", "alerts/lifesign.py",
     "report/storage.py", "report/page.py", "report/operators.py",
     "health/operators.py", "logs/operators.py", "cleanup/operators.py", "postgres/operators.py",
     "postgres/advice/operators.py", "postgres/reindex/operators.py", "retention/operators.py",

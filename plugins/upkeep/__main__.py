@@ -1,4 +1,4 @@
-"""``python -m upkeep setup | check | plan | schema``: the package's own commands."""
+"""``python -m upkeep setup | check | plan | silence | acknowledge | schema``: the package's own commands."""
 
 from __future__ import annotations
 
@@ -54,8 +54,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plan.add_argument("--no-color", action="store_true", help="also without it, colours are for terminals only")
     write = commands.add_parser("schema", help="write the JSON schema of platform files, for editors")
     write.add_argument("--print", action="store_true", help="to standard output")
+    quiet = commands.add_parser(
+        "silence",
+        help="call nobody about some of a platform's alerts for a while; they are recorded all the same",
+        description="What is still broken afterwards is told then. `--end N` ends one before its time.",
+    )
+    quiet.add_argument("platform", nargs="?", metavar="PLATFORM")
+    quiet.add_argument("pattern", nargs="?", metavar="CHECK/OBJECT", help="`http/*`, `redis_memory`, `*` for all")
+    quiet.add_argument("--for", dest="length", default="1h", metavar="TIME", help="how long: 30m, 2h, 1d (1h)")
+    quiet.add_argument("--owner", default="", metavar="NAME", help="who answers for it")
+    quiet.add_argument("--reason", default="", metavar="TEXT", help="why")
+    quiet.add_argument("--end", type=int, metavar="N", help="the number that was printed when it began")
+    working = commands.add_parser("acknowledge", help="say that somebody works on an alert: reminders end")
+    working.add_argument("key", metavar="KEY", help="as in the alert: studyspot/http/api")
+    working.add_argument("--by", required=True, metavar="NAME", help="who")
     chosen = parser.parse_args(arguments)
     try:
+        if chosen.command in ("silence", "acknowledge"):
+            _as_server()
+            from upkeep.alerts import by_hand
+
+            print(
+                by_hand.silence(chosen) if chosen.command == "silence" else by_hand.acknowledge(chosen.key, chosen.by)
+            )
+            return 0
         if chosen.command == "setup":
             return _setup()
         if chosen.command == "schema":

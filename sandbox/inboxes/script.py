@@ -65,7 +65,7 @@ class Script:
         if not (script.status or script.error or script.hang_s or script.close or script.every_s):
             raise ValueError("a script needs one of status, error, hang_s, close, every_s")
         if script.service not in (None, "pagerduty", "slack", "heartbeat"):
-            raise ValueError("service is pagerduty, slack or heartbeat")
+            raise ValueError("service is pagerduty or slack or heartbeat")
         if script.times is not None and script.times < 1:
             raise ValueError("times is at least 1")
         script.name = script.name or f"{script.path} {script.status or script.error or ''}".strip()

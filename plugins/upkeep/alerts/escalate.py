@@ -8,7 +8,7 @@ from upkeep.alerts.messages import cut, dedup_key, escape, headline, pagerduty_p
 from upkeep.findings import Severity
 from upkeep.ledger import Change, Ledger, Run
 from upkeep.ledger.holding import as_change
-from upkeep.ledger.outbox import Message, enqueue
+from upkeep.ledger.outbox import Event, Message, enqueue
 from upkeep.ledger.run import Connection
 from upkeep.platforms import Platform
 from upkeep.platforms.alerting import Level
@@ -152,14 +152,33 @@ def mail_instead(ledger: Ledger, platform: Platform) -> int:
     return len(rows)
 
 
+def acknowledged(platform: Platform, row: dict[str, Any], who: str) -> list[Message]:
+    """What is told when somebody says that they work on it."""
+    run = Run(platform=platform.name, dag_id="", run_id="", task_id="")
+    change = as_change(row, run)
+    said = f"Acknowledged by {who}."
+    content = posted(said, [section(f":eyes: {escape(cut(said, 300))}")], change.key, "acknowledged")
+    messages = [_message(platform, change, "slack", slack_payload(platform, content), event="acknowledge")]
+    if change.peak.at_least(platform.severity.paging):
+        event = pagerduty_payload(platform, {"action": "acknowledge", "dedup_key": dedup_key(change.key)})
+        messages.append(_message(platform, change, "pagerduty", event, event="acknowledge"))
+    return messages
+
+
 def _message(
-    platform: Platform, change: Change, channel: Any, payload: dict[str, Any], spool_id: str | None = None
+    platform: Platform,
+    change: Change,
+    channel: Any,
+    payload: dict[str, Any],
+    spool_id: str | None = None,
+    *,
+    event: Event = "remind",
 ) -> Message:
     return Message(
         key=change.key,
         platform=platform.name,
         channel=channel,
-        event="remind",
+        event=event,
         severity=change.finding.severity.value,
         payload=payload,
         spool_id=spool_id,
