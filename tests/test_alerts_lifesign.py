@@ -16,6 +16,7 @@ from tests.alerts_inbox import actions, bad, pass_time, shown
 from tests.conftest import run
 from upkeep.__main__ import main
 from upkeep.alerts import tell
+from upkeep.alerts.callbacks import run_succeeded
 from upkeep.alerts.lifesign import give_sign_of_life
 from upkeep.alerts.operators import DeliverAlertsOperator
 from upkeep.findings import Severity
@@ -81,6 +82,21 @@ def test_one_that_does_not_arrive_is_said_without_its_secret_url(
     monkeypatch.delenv("AIRFLOW_CONN_UPKEEP_HEARTBEAT")
     assert give_sign_of_life(ledger) == "nobody expects a sign of life: no connection upkeep_heartbeat"
     assert "/ping/upkeep" not in caplog.text
+
+
+def test_what_a_run_changed_is_told_once_and_pages_nobody(inbox: Inbox, ledger: Ledger) -> None:
+    mine = run(1)
+    for n in range(3):
+        with ledger.action(mine, "postgres", "vacuum", f"public.t{n}"):
+            pass
+    ti = SimpleNamespace(log_url="")
+    for _ in range(2):
+        run_succeeded(
+            {"dag": SimpleNamespace(dag_id=mine.dag_id), "run_id": mine.run_id, "ti": ti}, platform_name="studyspot"
+        )
+    (change,) = inbox.changes()
+    assert change["payload"]["summary"] == "studyspot_daily_maintenance changed StudySpot: postgres vacuum × 3"
+    assert inbox.incidents() == []
 
 
 def test_a_silence_from_the_shell_needs_an_owner_and_a_reason_and_can_be_ended(

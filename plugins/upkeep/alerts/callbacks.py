@@ -14,6 +14,7 @@ from upkeep.platforms import platform
 
 if TYPE_CHECKING:
     from upkeep.ledger import Run
+    from upkeep.platforms import Platform
 
 log = logging.getLogger(__name__)
 
@@ -65,9 +66,31 @@ def _record(platform_name: str, run: Run, outcome: Outcome, patient: bool) -> No
     subject = platform(platform_name)
     try:
         record(subject, run, [outcome], patience=patience_of(subject) if patient else AT_ONCE)
+        _tell_what_changed(subject, run)
     except UpkeepError as trouble:
         # A callback has nobody above it: what could be told has been told, the rest is in the spool.
         log.error("%s", trouble)
+
+
+def _tell_what_changed(subject: Platform, run: Run) -> None:
+    """A change event pages nobody; whoever is paged later sees what was done just before."""
+    from upkeep.alerts.messages import change_event
+    from upkeep.alerts.senders import send
+    from upkeep.alerts.tell import BUDGET_S
+    from upkeep.connections import open_ledger
+    from upkeep.ledger.outbox import deliver, enqueue
+
+    with open_ledger() as ledger:
+        done = ledger.rows(
+            "select capability, verb, count(*) as times, min(object) as example from actions"
+            " where dag_id = %s and run_id = %s and state = 'done' group by 1, 2 order by 1, 2",
+            [run.dag_id, run.run_id],
+        )
+        if done:
+            message = change_event(subject, run, done)
+            with ledger.transaction() as connection:
+                enqueue(connection, message)
+            deliver(ledger, send, keys=[message.key], budget_s=BUDGET_S)
 
 
 def _run(context: Any, platform_name: str) -> Run:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from upkeep.findings import Severity
-from upkeep.ledger import Change
+from upkeep.ledger import Change, Run
 from upkeep.ledger.outbox import Channel, Message
 from upkeep.platforms import Platform
 
@@ -73,6 +74,32 @@ def slack_payload(
     if alerts.webhook_conn_id:
         return {"conn_id": alerts.webhook_conn_id, "webhook": True, "message": content}
     return {"conn_id": alerts.slack_conn_id, "message": content, "joins": joins}
+
+
+def change_event(platform: Platform, run: Run, done: Sequence[Mapping[str, Any]]) -> Message:
+    """What a run did, for PagerDuty's list of recent changes; the same run is told once."""
+    what = ", ".join(f"{row['capability']} {row['verb']} × {row['times']}" for row in done)
+    event = {
+        "payload": {
+            "summary": cut(f"{run.dag_id} changed {platform.title}: {what}", 1024),
+            "source": platform.name,
+            "timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
+            "custom_details": {
+                f"{row['capability']} {row['verb']}": {"times": row["times"], "for example": row["example"]}
+                for row in done
+            },
+        },
+        "links": [{"href": run.run_url, "text": "Dag run"}] if run.run_url.startswith("http") else [],
+    }
+    return Message(
+        key=f"{platform.name}/change/{run.dag_id}/{run.run_id}",
+        platform=platform.name,
+        channel="pagerduty",
+        event="change",
+        severity=Severity.P4.value,
+        payload=pagerduty_payload(platform, event),
+        spool_id=f"change {run.dag_id} {run.run_id}",
+    )
 
 
 def dedup_key(key: str) -> str:

@@ -96,6 +96,8 @@ select id, key, platform, channel, event, severity, payload, attempts, extract(e
 from outbox as o
 where state = 'pending' and next_attempt_at <= clock_timestamp()
     and (%(keys)s::text[] is null or key = any(%(keys)s))
+    -- Yesterday's change is no news.
+    and not (event = 'change' and created_at < clock_timestamp() - interval '1 day')
     -- Whoever is down is asked once, not once per message.
     and not channel || ' ' || (payload ->> 'conn_id') = any(%(down)s)
     -- A resolve never overtakes its trigger.
