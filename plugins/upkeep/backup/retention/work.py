@@ -122,25 +122,31 @@ def _rows(job: Job, known: Known, choice: Choice) -> list[dict[str, Any]]:
 
 
 def plan_of(ledger: Ledger, platform: str, digest: str) -> Approved:
+    """What a person said yes to; empty for no digest. :raises SettingsError: as ``approved_items``."""
+    going = ("mark", "wait", "delete")
+    items = approved_items(ledger, platform, digest)
+    return Approved(digest, frozenset(item["id"] for item in items if item["verdict"] in going and "id" in item))
+
+
+def approved_items(ledger: Ledger, platform: str, digest: str) -> list[dict[str, Any]]:
     """
-    The plan that a person said yes to; empty for no digest.
+    The items of the plan that a person said yes to; none for no digest.
 
     :raises SettingsError: no plan of this platform has it, or it is too old to mean what is there today.
     """
     if not digest:
-        return Approved()
+        return []
     found = ledger.rows(
         "select items, created_at from plans where platform = %s and capability = 'backup' and digest = %s"
         " order by created_at limit 1",
         [platform, digest],
     )
-    hint = "the finding `backup_retention` names the digest of the plan that waits for a yes."
+    hint = "the finding that asks for a yes names the digest of the plan that waits for it."
     if not found:
         raise SettingsError(f"no plan about backups of {platform} has the digest {digest!r}", hint=hint)
     if (age := datetime.now(UTC) - found[0]["created_at"]) > APPROVED_FOR:
         raise SettingsError(f"plan {digest} is {age.days} days old", hint="look at a new one: run it as a dry run.")
-    going = ("mark", "wait", "delete")
-    return Approved(digest, frozenset(item["id"] for item in found[0]["items"] if item["verdict"] in going))
+    return list(found[0]["items"])
 
 
 def _put_on_record(job: Job, known: Known, id: str) -> None:
