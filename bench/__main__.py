@@ -9,9 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench.backup import backup
 from bench.parse import parse
 from bench.plan import plan
 from bench.reindex import reindex
+from bench.restore import restore
 from bench.retention import retention
 from bench.stall import stall
 from bench.vacuum import vacuum
@@ -23,6 +25,8 @@ CONTESTS: dict[str, tuple[Callable[..., dict[str, Any]], float]] = {
     "vacuum": (vacuum, 0.5),
     "stall": (stall, 0.02),
     "plan": (plan, 1.0),
+    "backup": (backup, 0.2),
+    "restore": (restore, 0.6),
 }
 """Each contest, and the ratio that it must not exceed."""
 
@@ -33,14 +37,14 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--contest", choices=CONTESTS, help="only this one")
     parser.add_argument("--dsn", help="another database, for contests that need one")
-    parser.add_argument("--scale", type=int, help="of the contest `stall`: 100,000 accounts each (20)")
+    parser.add_argument("--scale", type=int, help="of the contests `stall`, `backup` and `restore` (20)")
     arguments = parser.parse_args(argv)
     results: dict[str, Any] = {}
     lost = []
     print(f"{'contest':12} {'ours':>10} {'baseline':>10} {'ratio':>7} {'at most':>8}")
     for name, (contest, most) in CONTESTS.items():
         if arguments.contest in (None, name):
-            scale = {"scale": arguments.scale} if name == "stall" and arguments.scale else {}
+            scale = {"scale": arguments.scale} if name in ("stall", "backup", "restore") and arguments.scale else {}
             result = results[name] = contest(**scale)
             rest = {k: v for k, v in result.items() if k not in ("ours", "baseline", "ratio", "unit")}
             ours, baseline = (f"{result[whose]:.2f} {result.get('unit', 's')}" for whose in ("ours", "baseline"))

@@ -292,28 +292,34 @@ class _Upload:
 
     def take(self, first: bytes, source: Iterator[bytes], volume: int) -> bytes:
         """Fill the volume; what the last piece held beyond it, or ``b""`` when the source has ended."""
-        part = bytearray()
+        held: list[bytes] = []
+        size = 0
         # Not `yield from`: leaving this loop would close the source.
         for piece in chain([first] if first else [], source):
             room = volume - self.bytes
-            self.digest.update(piece[:room])
-            self.bytes += min(len(piece), room)
-            part += piece[:room]
-            while len(part) >= PART:
-                self._send(bytes(part[:PART]))
-                del part[:PART]
+            fits = piece if len(piece) <= room else piece[:room]
+            self.digest.update(fits)
+            self.bytes += len(fits)
+            held.append(fits)
+            size += len(fits)
+            if size >= PART:
+                whole = b"".join(held)
+                parts = size // PART
+                for number in range(parts):
+                    self._send(whole if size == PART else whole[number * PART : (number + 1) * PART])
+                held, size = [whole[parts * PART :]], size - parts * PART
             if len(piece) > room:
-                self._last(part)
+                self._last(b"".join(held))
                 return piece[room:]
-        self._last(part)
+        self._last(b"".join(held))
         return b""
 
-    def _last(self, part: bytearray) -> None:
+    def _last(self, part: bytes) -> None:
         if self.id:
             if part:
-                self._send(bytes(part))
+                self._send(part)
         else:
-            self.store.put(self.key, bytes(part))
+            self.store.put(self.key, part)
 
     def _send(self, part: bytes) -> None:
         if not self.id:
