@@ -132,7 +132,8 @@ class Live:
     def deliver(self) -> None:
         """Everything that a task had no time to tell is told now."""
         run_id = self.api.trigger("alert_delivery")
-        assert self.api.wait("alert_delivery", run_id)["state"] == "success"
+        state = self.api.wait("alert_delivery", run_id)["state"]
+        assert state == "success", self.api.log("alert_delivery", run_id, "deliver")
 
     def maintain(self, platform: str) -> tuple[str, dict[str, str]]:
         """One daily run by hand: its id, and the states of it (``""``) and its tasks (``vacuum[public.users]``)."""

@@ -142,13 +142,11 @@ def _client() -> httpx.Client:
         base = f"{base}:{found.port}"
     if not host:
         raise SettingsError(f"connection {API!r} has no host", hint="http://api-server:8080, as the workers see it.")
-    client = httpx.Client(base_url=base.rstrip("/"), timeout=5)
-    token = found.password or ""
+    base, token = base.rstrip("/"), found.password or ""
     if found.login:
-        answer = client.post("/auth/token", json={"username": found.login, "password": token})
+        answer = httpx.post(f"{base}/auth/token", json={"username": found.login, "password": token}, timeout=5)
         token = answer.raise_for_status().json()["access_token"]
-    client.headers["Authorization"] = f"Bearer {token}"
-    return client
+    return httpx.Client(base_url=base, timeout=5, headers={"Authorization": f"Bearer {token}"})
 
 
 def _get(client: httpx.Client, path: str, **query: str) -> Any:

@@ -1,4 +1,4 @@
-"""what telling people remembers: suspicions, held alerts, acknowledgements, threads, silences, watermarks"""
+"""what telling people remembers: suspicions, held alerts, threads, silences; incidents and their timeline"""
 
 from __future__ import annotations
 
@@ -62,10 +62,53 @@ create table watermarks (
     name text primary key,
     at timestamptz not null
 );
+
+create table incidents (
+    id text primary key,
+    platform text not null,
+    -- Whoever declares the same thing again joins it.
+    key text not null,
+    severity text not null check (severity ~ '^P[0-4]$'),
+    state text not null default 'open'
+        check (state in ('open', 'acknowledged', 'mitigated', 'resolved', 'review', 'closed')),
+    title text not null,
+    description text not null default '',
+    drill boolean not null default false,
+    pagerduty_id text,
+    channel_id text,
+    channel_name text,
+    declared_at timestamptz not null default clock_timestamp(),
+    acknowledged_at timestamptz,
+    mitigated_at timestamptz,
+    resolved_at timestamptz,
+    closed_at timestamptz
+);
+create unique index incidents_open on incidents (platform, key) where state in ('open', 'acknowledged', 'mitigated');
+create index incidents_platform on incidents (platform, declared_at desc);
+
+-- Written once. Each row carries the hash of the one before, so that a changed one shows.
+create table timeline (
+    incident_id text not null references incidents,
+    number integer not null,
+    at timestamptz not null,
+    actor text not null,
+    kind text not null,
+    said text not null,
+    facts jsonb not null default '{}',
+    hash char(64) not null,
+    primary key (incident_id, number)
+);
+create function timeline_is_append_only() returns trigger language plpgsql as $$
+begin
+    raise exception 'the timeline is append-only';
+end $$;
+create trigger timeline_append_only before update or delete or truncate on timeline
+    for each statement execute function timeline_is_append_only();
 """
 
 GONE = """
-drop table watermarks, silences, threads;
+drop table timeline, incidents, watermarks, silences, threads;
+drop function timeline_is_append_only;
 delete from findings where state = 'suspected';
 delete from deliveries as d using outbox as o
 where d.outbox_id = o.id and (o.channel = 'email' or o.event not in ('trigger', 'resolve'));
