@@ -54,6 +54,11 @@ def redact(text: str) -> str:
     return _LIKELY.sub(HIDDEN, _CERTAIN.sub(HIDDEN, redact_known(text[:_MOST])))
 
 
+def certain(text: str, instead: str) -> str:
+    """``text``, of any length, with what is certainly a secret replaced."""
+    return _CERTAIN.sub(instead, text)
+
+
 def find(content: Any, at: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
     """Where in ``content`` (without cycles) a value is certainly a secret, whatever its key says."""
     if isinstance(content, dict):
