@@ -42,6 +42,16 @@ def test_one_look_that_finds_many_things_pages_once_and_names_them(
     assert ledger.rows("select 1 from findings where state = 'open'") == []
 
 
+def test_the_umbrellas_message_grows_where_it_stands(inbox: Inbox, ledger: Ledger, studyspot: Platform) -> None:
+    tell.record(studyspot, run(1), [bad("pods", f"p{n}") for n in range(12)])
+    tell.record(studyspot, run(2), [bad("pods", f"p{n}") for n in range(40)])
+    for n in range(3):
+        tell.deliver_all(ledger, run(3 + n, platform="upkeep"))
+    (message,) = inbox.slack()
+    assert "40 alerts within 5 min" in message["text"]
+    assert len(ledger.rows("select 1 from outbox where event = 'update'")) == 1
+
+
 def test_an_alert_long_after_the_storm_began_is_told_by_itself(
     inbox: Inbox, ledger: Ledger, studyspot: Platform
 ) -> None:

@@ -15,6 +15,8 @@ import pytest
 from sandbox.inboxes.client import Inbox
 from tests import alerts_inbox
 from tests.alerts_inbox import altered
+from tests.conftest import run
+from upkeep.alerts import tell
 from upkeep.findings import Severity
 from upkeep.hooks import slack
 from upkeep.incidents import outside, review
@@ -213,3 +215,26 @@ def test_many_who_declare_the_same_at_once_get_one_incident(
     assert len(ledger.rows("select 1 from incidents")) == 1
     assert len(timeline(ledger, "studyspot-1")) == 9
     assert tampered(ledger, "studyspot-1") is None
+
+
+def test_the_clocks_of_an_incident_are_heard_in_its_channel_and_by_mail_also_while_pagerduty_is_down(
+    inbox: Inbox, ledger: Ledger, people: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tell, "platforms", lambda: [people])
+    incident, _ = declare(ledger, people, Severity.P0, TITLE, actor="jo")
+    gather(slack("upkeep_slack").client, ledger, incident, people)
+    inbox.script("/v2/*", status=503)
+    for minutes in range(0, 45, 5):
+        tell.deliver_all(ledger, run(minutes, platform="upkeep"))
+        ledger.connection.execute("update incidents set declared_at = declared_at - interval '5 minutes'")
+    own = [m["text"] for m in inbox.slack() if m["channel"].startswith("inc-")][1:]
+    assert own[0].startswith("Nobody has acknowledged studyspot-1 for 15 min; it should be within 15m.")
+    assert own[1].startswith("Nobody has acknowledged studyspot-1 for 30 min")
+    assert own[2].startswith("studyspot-1 is open for 30 min. Say how it stands.")
+    assert len(own) == 3
+    assert [m["channel"] for m in inbox.slack()].count("studyspot-ops") == 1
+    assert [mail["subject"] for mail in inbox.mails()] == [
+        "Nobody has acknowledged studyspot-1 for 30 min; it should be within 15m. Checkout answers 500"
+    ]
+    kinds = [row["kind"] for row in timeline(ledger, incident.id)]
+    assert kinds.count("unacknowledged") == 2

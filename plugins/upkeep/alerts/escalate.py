@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from upkeep.alerts.messages import cut, dedup_key, escape, headline, pagerduty_payload, posted, section, slack_payload
-from upkeep.findings import Severity
+from upkeep.alerts.messages import (
+    cut,
+    dedup_key,
+    escape,
+    headline,
+    messages_for,
+    pagerduty_payload,
+    posted,
+    section,
+    slack_payload,
+)
+from upkeep.findings import Severity, alert_key
 from upkeep.ledger import Change, Ledger, Run
-from upkeep.ledger.holding import as_change
+from upkeep.ledger.holding import STORM, as_change
 from upkeep.ledger.outbox import Event, Message, enqueue
 from upkeep.ledger.run import Connection
 from upkeep.platforms import Platform
@@ -122,6 +133,24 @@ def mail(platform: Platform, change: Change, subject: str, body: str, spool_id: 
         "body": cut(text, 20_000),
     }
     return [_message(platform, change, "email", payload, spool_id)]
+
+
+def storm_grows(ledger: Ledger, platform: Platform, run: Run) -> int:
+    """The umbrella's message in Slack is brought up to date where it stands; nobody is called again."""
+    with ledger.transaction() as connection:
+        row = connection.execute(
+            "select f.* from findings as f where f.key = %s and f.state = 'open' and exists ("
+            " select from threads as t where t.key = f.key and t.at < f.last_seen_at) and not exists ("
+            " select from outbox as o where o.key = f.key and o.channel = 'slack' and o.event <> 'remind'"
+            " and o.created_at >= f.last_seen_at)",
+            [alert_key(platform.name, STORM)],
+        ).fetchone()
+        if row is None:
+            return 0
+        for message in messages_for(platform, as_change(row, run)):
+            if message.channel == "slack":
+                enqueue(connection, replace(message, event="update"))
+    return 1
 
 
 def mail_instead(ledger: Ledger, platform: Platform) -> int:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from upkeep.alerts import spool
-from upkeep.alerts.escalate import mail_instead, remind
+from upkeep.alerts.escalate import mail_instead, remind, storm_grows
 from upkeep.alerts.messages import messages_for
 from upkeep.alerts.redact import redact, redact_all
 from upkeep.alerts.rules import rules_of
@@ -17,6 +17,7 @@ from upkeep.alerts.senders import acknowledgements, send
 from upkeep.connections import open_ledger
 from upkeep.errors import LedgerError, SettingsError, UpkeepError
 from upkeep.findings import Finding, Outcome, Severity, alert_key, judged, ok
+from upkeep.incidents.clocks import remind_of_incidents
 from upkeep.ledger import AT_ONCE, Change, Ledger, Patience, Run
 from upkeep.ledger.holding import let_go
 from upkeep.ledger.outbox import NotDelivered, deliver, enqueue
@@ -154,7 +155,9 @@ def deliver_all(ledger: Ledger, run: Run) -> dict[str, int]:
                 for message in messages_for(subject, change):
                     enqueue(connection, message)
         acknowledgements(ledger, subject)
+        storm_grows(ledger, subject, mine)
         remind(ledger, subject, mine)
+        remind_of_incidents(ledger, subject)
     counts = deliver(ledger, send, budget_s=45)
     if sum(mail_instead(ledger, subject) for subject in platforms()):
         mailed = deliver(ledger, send, budget_s=10)

@@ -17,14 +17,15 @@ def severity_named(platform: Platform, said: str) -> Severity:
     """
     The severity that a platform's people mean: its own names first, whole or by their first word.
 
-    StudySpot's ``P1`` is Adaptive Learning's ``P0``. What nobody knows counts as P1, never as less.
+    StudySpot's ``P1`` is Adaptive Learning's ``P0``. Then the one scale's: ``P0`` means one thing on StudySpot, too.
+    What nobody knows counts as P1, never as less.
     """
     word = " ".join(said.split()).lower()
     for severity, level in platform.severity.levels.items():
         name = level.name.lower()
         if word and word in (name, name.split()[0], name.split()[-1]):
             return severity
-    return Severity.P1
+    return next((one for one in Severity if one.value.lower() == word), Severity.P1)
 
 
 def channel_name(id: str, title: str) -> str:

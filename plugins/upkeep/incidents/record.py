@@ -80,7 +80,7 @@ def declare(
             [platform.name, key, list(AT_WORK)],
         ).fetchone()
         if row:
-            return _incident(row), False
+            return incident_of(row), False
         number = connection.execute(
             "select count(*) + 1 as number from incidents where platform = %s", [platform.name]
         ).fetchone()
@@ -94,8 +94,8 @@ def declare(
             ],
         ).fetchone()  # fmt: skip
         assert row is not None
-        incident = _incident(row)
-        _append(connection, incident.id, actor, "declared", f"{severity}: {title}", {"description": description})
+        incident = incident_of(row)
+        append(connection, incident.id, actor, "declared", f"{severity}: {title}", {"description": description})
     return incident, True
 
 
@@ -104,7 +104,7 @@ def find(ledger: Ledger, id: str) -> Incident:
     rows = ledger.rows("select * from incidents where id = %s", [id])
     if not rows:
         raise IncidentError(f"no incident {cut(id, 100)!r}", hint="its id stands in its channel's topic: studyspot-7.")
-    return _incident(rows[0])
+    return incident_of(rows[0])
 
 
 def become(ledger: Ledger, id: str, to: State, *, actor: str, said: str = "", review: bool) -> Incident:
@@ -122,14 +122,14 @@ def become(ledger: Ledger, id: str, to: State, *, actor: str, said: str = "", re
             [to, id],
         ).fetchone()
         assert changed is not None
-        _append(connection, id, actor, to, redact(said) or f"it is {to}", {"before": row["state"]})
-    return _incident(changed)
+        append(connection, id, actor, to, redact(said) or f"it is {to}", {"before": row["state"]})
+    return incident_of(changed)
 
 
 def note(ledger: Ledger, id: str, actor: str, kind: str, said: str, facts: Mapping[str, Any] | None = None) -> int:
     """Add a line to the timeline; its number."""
     with ledger.transaction() as connection:
-        return _append(connection, id, actor, kind, said, facts or {})
+        return append(connection, id, actor, kind, said, facts or {})
 
 
 def reached(ledger: Ledger, id: str, **columns: str) -> None:
@@ -174,7 +174,8 @@ def clocks(ledger: Ledger, incident: Incident) -> Clocks:
     )
 
 
-def _append(connection: Connection, id: str, actor: str, kind: str, said: str, facts: Mapping[str, Any]) -> int:
+def append(connection: Connection, id: str, actor: str, kind: str, said: str, facts: Mapping[str, Any]) -> int:
+    """A line more, inside the caller's transaction; its number."""
     # The row of the incident orders those who write at the same time.
     connection.execute("select 1 from incidents where id = %s for update", [id])
     last = connection.execute(
@@ -205,5 +206,6 @@ def _hash(before: str, row: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _incident(row: Mapping[str, Any]) -> Incident:
+def incident_of(row: Mapping[str, Any]) -> Incident:
+    """The incident that a row keeps."""
     return Incident(**{**row, "severity": Severity(row["severity"])})
