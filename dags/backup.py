@@ -5,19 +5,22 @@ The backup of one platform each night, and its verification as soon as it is the
   database was made. By hand the verification takes the id of a backup; empty means the newest.
 - **Touches** the bucket of backups; `retention` marks there what is past its time, and deletes it a day later, by the
   platform file's rules and inside their cap. The database is read in one snapshot, and its tables stay readable and
-  writable; only changes of their shape wait. The verification restores into a throw-away cluster on the worker, and
-  removes it.
+  writable; only changes of their shape wait. Copies of files are never replaced or deleted. The verification restores
+  into a throw-away cluster on the worker, and removes it.
 - **Re-run** any task whenever you like: a backup counts only when its manifest is there, which is written last.
 - **If it fails** yesterday's backup stands. The red task says what is wrong and what to do; a broken backup is never
   counted, and the next one is made whatever became of this.
-- **To say yes** to deleting more backups than the cap allows, look at the finding `backup_retention` and trigger
-  `{platform}_backup` with the digest it names as `approve_plan`. With `dry_run` nothing is marked or deleted.
+- **To say yes** to deleting more backups than the cap allows (finding `backup_retention`), or to many files that have
+  gone (finding `backup_files`), trigger `{platform}_backup` with the digest that it names as `approve_plan`. With
+  `dry_run` nothing is marked or deleted.
 """
 
 from datetime import timedelta
 
 from airflow.sdk import DAG, Asset, Param, TriggerRule
 
+from upkeep.backup.configuration.operators import BackupConfigurationOperator
+from upkeep.backup.files.operators import BackupFilesOperator
 from upkeep.backup.operators import BackupDatabaseOperator, SweepScratchOperator, VerifyBackupOperator
 from upkeep.backup.retention.operators import BackupFreshnessOperator, BackupRetentionOperator
 from upkeep.defaults import dag_defaults, postgres_pool
@@ -30,7 +33,7 @@ PARAMS = {
         "",
         type="string",
         pattern="^([0-9a-f]{64})?$",
-        description="Digest of the plan to which you say yes, as the finding `backup_retention` names it.",
+        description="Digest of the plan to which you say yes, as the finding that asks for it names it.",
     ),
     "dry_run": Param(False, type="boolean", description="Say which backups would be deleted, and delete none."),
 }
@@ -43,13 +46,30 @@ def backup(platform: Platform, made: Asset) -> None:
         params=PARAMS,
         doc_md=__doc__,
     ):
-        database = BackupDatabaseOperator(
-            task_id="database",
-            platform=platform.name,
-            pool=postgres_pool(platform),
-            outlets=[made],
-            execution_timeout=platform.windows.backup.length,
-        )
+        length = platform.windows.backup.length
+        makers = []
+        if platform.backup.database:
+            database = BackupDatabaseOperator(
+                task_id="database",
+                platform=platform.name,
+                pool=postgres_pool(platform),
+                outlets=[made],
+                execution_timeout=length,
+            )
+            makers.append(database)
+        if platform.backup.files:
+            files = BackupFilesOperator(
+                task_id="files",
+                platform=platform.name,
+                approve_plan="{{ params.approve_plan }}",
+                execution_timeout=length,
+            )
+            makers.append(files)
+        if platform.backup.configuration:
+            configuration = BackupConfigurationOperator(
+                task_id="configuration", platform=platform.name, execution_timeout=length
+            )
+            makers.append(configuration)
         # Whatever failed tonight: retention stops by itself when backups have stopped.
         after = {"platform": platform.name, "trigger_rule": TriggerRule.ALL_DONE}
         retention = BackupRetentionOperator(
@@ -63,8 +83,8 @@ def backup(platform: Platform, made: Asset) -> None:
         )
         report = ReportOperator(task_id="report", sections=(), **after)
         watcher = WatcherOperator(task_id="watcher")
-        database >> retention >> freshness >> report >> watcher
-        [database, retention, freshness] >> watcher
+        makers >> retention >> freshness >> report >> watcher
+        [*makers, retention, freshness] >> watcher
 
 
 def backup_verification(platform: Platform, made: Asset) -> None:
@@ -103,7 +123,8 @@ def backup_verification(platform: Platform, made: Asset) -> None:
 
 
 for platform in platforms():
-    if platform.backup and platform.backup.database:
+    if platform.backup:
         made = Asset(f"{platform.name}_database_backup")
         backup(platform, made)
-        backup_verification(platform, made)
+        if platform.backup.database:
+            backup_verification(platform, made)

@@ -13,6 +13,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, TriggerRule
 
+from upkeep.backup.retention.operators import BackupFreshnessOperator
 from upkeep.cleanup.operators import CleanupOperator
 from upkeep.defaults import dag_defaults, postgres_pool
 from upkeep.health.operators import HealthCheckOperator
@@ -47,6 +48,16 @@ def daily_maintenance(platform: Platform) -> None:
                 # The brake may wait for the whole window; what then runs has a time-out of its own.
                 execution_timeout=platform.windows.daily.length + platform.postgres.vacuum.statement_timeout,
             ).expand(need=choose.output)
+        if platform.backup:
+            # Not only where backups are made: what is not made at all says nothing.
+            areas.append(
+                BackupFreshnessOperator(
+                    task_id="backup_freshness",
+                    platform=platform.name,
+                    execution_timeout=timedelta(minutes=10),
+                    trigger_rule=TriggerRule.ALL_DONE,
+                )
+            )
         areas.append(CleanupOperator(task_id="cleanup", platform=platform.name, trigger_rule=TriggerRule.ALL_DONE))
         report = ReportOperator(task_id="report", platform=platform.name, trigger_rule=TriggerRule.ALL_DONE)
         watcher = WatcherOperator(task_id="watcher")

@@ -1,4 +1,4 @@
-"""The file trees of the platforms' hosts, as a worker sees them below ``host_root``: logs and temporary files."""
+"""The file trees of the platforms' hosts, as a worker sees them below ``host_root``."""
 
 from __future__ import annotations
 
@@ -17,6 +17,14 @@ LOGS = {
     "var/log/adaptive-learning": (("auth-service", "user-service", "scheduler-service"), 44),
 }
 """More history than each platform keeps, but never so much that most of it would have to go at once."""
+
+CONFIGURATION = {
+    "etc/studyspot/api.yaml": "workers: 4\nbookings:\n  ahead: 14d\n  most: 3\n",
+    "etc/studyspot/nginx/site.conf": "server {\n  listen 443 ssl;\n  server_name studyspot.com;\n}\n",
+    "opt/studyspot/config/features.json": '{"waitlist": true, "maps": {"provider": "osm"}}\n',
+    # What an archive that is not encrypted must not hold.
+    "opt/studyspot/config/database.env": "PGHOST=db\nPGUSER=app\nPGPASSWORD=not-in-any-archive\n",
+}
 
 TEMPORARY = {"tmp": ("studyspot-export", "studyspot-thumbnail", "adaptive-learning-session", "somebody-elses")}
 
@@ -41,6 +49,9 @@ def start_hosts(home: Home) -> None:
         for name in names:
             for number, age in enumerate((0, 0, 0, 3)):
                 _write(root / tree / f"{name}-{number}.tmp", lines=40, age_days=age)
+    for file, text in CONFIGURATION.items():
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).write_text(text)
     home.remember("hosts", root=str(root))
 
 
