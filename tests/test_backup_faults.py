@@ -199,3 +199,26 @@ def test_without_room_or_the_right_server_nobody_claims_to_know(
     verdict = verification.restore(server.subject(forged.id), tmp_path, (), lambda path: None, lambda path: None)
     assert verdict.unknown.startswith("no PostgreSQL 9 server on this worker to restore into; install postgresql-9")
     assert verification.outcome(verification.CONTENT, server.subject(forged.id), verdict).state == "unknown"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        'could not extend file "base/5/16384": No space left on device',
+        "pg_restore was killed by SIGKILL: it said nothing",
+        'extension "vector" is not available',
+        'invalid locale name: "de_DE.utf8"',
+    ],
+)
+def test_what_the_worker_lacks_is_not_blamed_on_the_backup(said: str) -> None:
+    assert restoring.this_workers_fault(f"pg_restore ended with 1: error: could not execute query: ERROR: {said}")
+    assert not restoring.this_workers_fault("pg_restore ended with 1: invalid input syntax for type integer")
+
+
+@pytest.mark.soak
+def test_fifty_healthy_backups_raise_no_alarm(server: BackupServer) -> None:
+    for number in range(50):
+        server("update bookings set note = note || '!' where id %% 50 = %s", number)
+        backup = server.back_up(key=KEY if number % 2 else None)
+        assert server.read_back(backup.id, key=KEY) == []
+        assert server.restore(backup.id, key=KEY) == []

@@ -71,6 +71,7 @@ directories = [Path(said["programs"])]
 run = Run(platform="studyspot", dag_id="d", run_id="r", task_id="t")
 with Ledger(said["ledger"]) as ledger:
     if said["verify"]:
+        scratch.ROOM = said.get("room", scratch.ROOM)
         subject = verification.Subject("studyspot", place, said["prefix"], said["verify"], programs=directories)
         with ledger.action(run, "backup", "verify content", said["verify"]):
             verdict = verification.restore(subject, Path(said["scratch"]), (), lambda path: None, lambda path: None)
@@ -189,6 +190,23 @@ def test_a_verification_killed_at_any_step_is_swept_and_succeeds_again(
     assert (gone.backup, gone.platform, gone.path) == (backup.id, "studyspot", left)
     worker(verify=backup.id)
     assert list(worker.parent.iterdir()) == []
+
+
+def test_a_full_disk_is_not_blamed_on_the_backup(server: BackupServer, worker: Worker) -> None:
+    backup = server.back_up()
+    worker.said["room"] = 0
+    script = 'mount -t tmpfs -o size=50m none "$0" && exec "$@"'
+    done = subprocess.run(
+        [
+            *("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, str(worker.parent)),
+            *(sys.executable, "-c", WORKS, json.dumps({**worker.said, "dies": "", "verify": backup.id})),
+        ],
+        cwd=REPOSITORY, env={"PYTHONPATH": "plugins", "PATH": "/usr/bin:/bin"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "ScratchError: it could not be restored here: pg_restore ended with 1" in done.stderr, done.stderr[-3000:]
+    assert "No space left on device" in done.stderr
+    assert "HINT: make room" in done.stderr
+    assert server.restore(backup.id) == []
 
 
 def test_what_a_living_worker_uses_is_not_swept(server: BackupServer, tmp_path: Path) -> None:

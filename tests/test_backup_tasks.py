@@ -133,9 +133,7 @@ def test_a_broken_one_is_told_and_a_mended_one_is_over(server: BackupServer, led
     (archive,) = whole.role(ARCHIVE)
     content = server.archive(whole)
     server.store.put(archive.key, content[:-1000])
-    with pytest.raises(
-        AirflowFailException, match=r"P1 backup_bytes database: backup \S+ is broken: \S+ was cut off"
-    ):
+    with pytest.raises(AirflowFailException, match=r"P1 backup_bytes database: backup \S+ is broken: \S+ was cut off"):
         verify("bytes")
     (row,) = ledger.rows("select bytes_state, bytes_reason from backups")
     assert row["bytes_state"] == "broken"
@@ -176,6 +174,20 @@ def test_without_the_ledger_the_backup_is_made_all_the_same(
     assert manifest.committed(server.store, server.prefix) == [facts["id"]]
     monkeypatch.undo()
     assert server.read_back(facts["id"], key=KEY) == []
+
+
+def test_an_older_one_is_drawn_by_lot(server: BackupServer, ledger: Ledger) -> None:
+    task = VerifyBackupOperator(task_id="older", platform="studyspot", tier="bytes", older=True)
+    first, _ = back_up()
+    with pytest.raises(AirflowSkipException, match="no older backup"):
+        execute(task)
+    back_up()
+    execute(task)
+    rows = ledger.rows("select id, bytes_state from backups order by finished_at")
+    assert [(row["id"] == first["id"], row["bytes_state"]) for row in rows] == [
+        (True, "verified"),
+        (False, "unchecked"),
+    ]
 
 
 def test_two_at_once_are_one(server: BackupServer, ledger: Ledger) -> None:

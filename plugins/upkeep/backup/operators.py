@@ -174,13 +174,15 @@ class VerifyBackupOperator(BackupBase):
 
     :param tier: ``bytes`` reads every byte back; ``content`` restores it into a throw-away cluster and compares.
     :param backup: its id (templated); empty for the one whose asset started this run, else the newest.
+    :param older: any of the older ones instead, drawn by lot: what was good when it was made must stay so.
     """
 
     template_fields: Sequence[str] = (*PlatformOperator.template_fields, "backup")
 
-    def __init__(self, *, tier: Tier, backup: str = "", **kwargs: Any) -> None:
+    def __init__(self, *, tier: Tier, backup: str = "", older: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.tier = tier
+        self.older = older
         self.backup = backup
 
     def act(self, context: Context, run: Run) -> dict[str, Any]:
@@ -240,6 +242,8 @@ class VerifyBackupOperator(BackupBase):
         if wanted := self.backup.strip():
             manifest.folder("", wanted)
             return wanted
+        if self.older:
+            return self._any_older(store)
         events: Any = context.get("triggering_asset_events") or {}
         ids = [str((event.extra or {}).get("id") or "") for some in events.values() for event in some]
         if any(ids):
@@ -250,6 +254,17 @@ class VerifyBackupOperator(BackupBase):
             f"no backup in {store.url(self.database.prefix)}",
             hint="trigger the backup Dag; there is nothing to verify, and nothing to restore.",
         )
+
+    def _any_older(self, store: Store) -> str:
+        import random
+
+        from upkeep.backup import manifest, verification
+
+        newest = verification.newest(store, self.database.prefix)
+        others = [id for id in manifest.committed(store, self.database.prefix) if id != newest]
+        if not others:
+            raise AirflowSkipException("there is no older backup")
+        return random.choice(others)
 
     def _subject(self, ledger: Ledger, store: Store, id: str) -> Subject:
         from upkeep.backup import verdicts

@@ -142,9 +142,32 @@ def _restore(cluster: scratch.Cluster, database: Database, place: Path, proof: P
             programs.environment(),
         )
     except ProgramError as failed:
+        if cure := this_workers_fault(failed.message):
+            raise scratch.ScratchError(f"it could not be restored here: {failed.message}", hint=cure) from None
         proof.faults.append(Fault("restore", failed.message))
         return False
     return True
+
+
+def this_workers_fault(said: str) -> str:
+    """What to do about a failure for which no backup is to blame; empty for all others."""
+    return next((cure for pattern, cure in _WORKER.items() if re.search(pattern, said)), "")
+
+
+_WORKER = {
+    r"No space left on device|Disk quota exceeded": (
+        "make room, or name a larger disk as `scratch` in include/upkeep.yaml."
+    ),
+    r"was killed by SIG|out of memory|Cannot allocate memory|server closed the connection": (
+        "look at the worker's log; it may need more memory."
+    ),
+    r"extension \"[^\"]+\" is not available|could not open extension control file|could not access file \"": (
+        "install the extension's package for this version of PostgreSQL on the workers."
+    ),
+    r"invalid LC_\w+ (locale )?name|invalid locale name|locale name .* is not recognized|ICU is not supported": (
+        "generate the database's locale on the workers (locale-gen), or install a PostgreSQL with ICU."
+    ),
+}
 
 
 def _restorable(lines: Iterable[str]) -> Iterator[str]:
