@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
@@ -206,7 +206,9 @@ class Ledger:
             yield mine
         finally:
             if mine:
-                self.connection.execute("select pg_advisory_unlock(hashtextextended(%s, 0))", [name])
+                # A connection that was lost meanwhile took the lock with it.
+                with suppress(psycopg.OperationalError):
+                    self.connection.execute("select pg_advisory_unlock(hashtextextended(%s, 0))", [name])
 
 
 def unreachable(down: BaseException) -> LedgerError:
