@@ -296,7 +296,8 @@ def _refused(call: Callable[..., Any], refused: ApiException) -> WorkloadError:
     except ValueError:
         said = str(refused.reason)
     hint = {
-        403: "give the connection's user this right; docs/platforms.md lists what an incident needs.",
+        403: "give the connection's user this right. Remedies need get, list and patch of deployments and"
+        " horizontalpodautoscalers, and get and list of replicasets, pods, pods/log, events and resourcequotas.",
         404: "`kubernetes.deployments` of the platform file names it; is it called so, in this namespace?",
         409: "somebody else changed it at the same time: look, then run it again.",
     }.get(refused.status or 0, "the API server's log says more.")

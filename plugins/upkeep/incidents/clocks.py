@@ -5,13 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from upkeep.alerts.messages import cut, escape, posted, section, slack_payload
+from upkeep.alerts.messages import ago, cut, escape, posted, section, slack_payload
 from upkeep.incidents.record import Incident, append, clocks, incident_of
 from upkeep.incidents.states import Due, due, review_due
 from upkeep.ledger import Ledger
 from upkeep.ledger.outbox import Channel, Message, enqueue
 from upkeep.platforms import Platform
-from upkeep.platforms.base import format_duration
 
 
 def remind_of_incidents(ledger: Ledger, platform: Platform) -> int:
@@ -40,12 +39,11 @@ def _said(platform: Platform, incident: Incident, one: Due, now: datetime) -> st
         case "unacknowledged":
             return (
                 f"Nobody has acknowledged {incident.id} for {minutes} min;"
-                f" it should be within {format_duration(level.respond)}."
+                f" it should be within {ago(level.respond.total_seconds())}."
             )
         case "unresolved":
-            return (
-                f"{incident.id} is not over after {minutes} min; it should be within {format_duration(level.resolve)}."
-            )
+            within = ago(level.resolve.total_seconds())
+            return f"{incident.id} is not over after {minutes} min; it should be within {within}."
         case "update":
             return f"{incident.id} is {incident.state} for {minutes} min. Say how it stands."
     until = review_due(incident.resolved_at or incident.declared_at, incident.severity)

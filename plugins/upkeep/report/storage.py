@@ -98,6 +98,23 @@ def store(platform: str, dag_id: str, run_id: str, page: bytes, data: bytes) -> 
     return str(target)
 
 
+def keep(platform: str, dag_id: str, run_id: str, name: str, content: bytes) -> str:
+    """
+    Another file beside a run's report, such as ``evidence.json``; it replaces that of an earlier try.
+
+    :returns: its URL.
+    :raises ReportError: the storage refused.
+    """
+    target = place(platform, dag_id, run_id)
+    try:
+        if target.protocol in LOCAL:
+            target.mkdir(parents=True, exist_ok=True)
+        (target / safe(name)).write_bytes(content)
+    except Exception as refused:
+        raise _failed("written", target, refused) from refused
+    return str(target / safe(name))
+
+
 def read(platform: str, dag_id: str, run_id: str, name: str) -> bytes | None:
     """
     ``report.html`` or ``report.json`` of one run; None when that report does not exist or is not whole.
