@@ -76,6 +76,8 @@ def environment(home: Home, *, dags: Path | None = None) -> dict[str, str]:
         "AIRFLOW__API_AUTH__JWT_SECRET": _secret(home, "jwt_secret"),
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "10",
+        # A busy machine answers late; after the five seconds of the default a task fails before it has begun.
+        "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
         # Left at their defaults these make every task of a local demo a second slower.
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
