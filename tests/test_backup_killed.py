@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -195,7 +196,7 @@ def test_a_verification_killed_at_any_step_is_swept_and_succeeds_again(
 def test_a_full_disk_is_not_blamed_on_the_backup(server: BackupServer, worker: Worker) -> None:
     backup = server.back_up()
     worker.said["room"] = 0
-    script = 'mount -t tmpfs -o size=50m none "$0" && exec "$@"'
+    script = 'mount -t tmpfs -o size=30m none "$0" && exec "$@"'
     done = subprocess.run(
         [
             *("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, str(worker.parent)),
@@ -203,7 +204,8 @@ def test_a_full_disk_is_not_blamed_on_the_backup(server: BackupServer, worker: W
         ],
         cwd=REPOSITORY, env={"PYTHONPATH": "plugins", "PATH": "/usr/bin:/bin"}, capture_output=True, text=True,
     )  # fmt: skip
-    assert "ScratchError: it could not be restored here: pg_restore ended with 1" in done.stderr, done.stderr[-3000:]
+    # It may be full while the cluster is made or while it is filled; neither is a fault of the backup.
+    assert re.search(r"(ScratchError|ProgramError): ", done.stderr), done
     assert "No space left on device" in done.stderr
     assert "HINT: make room" in done.stderr
     assert server.restore(backup.id) == []
