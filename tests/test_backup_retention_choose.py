@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from upkeep.backup.retention.choose import NO_GENERATIONS, Choice, Rules, Candidate, choose
+from upkeep.backup.retention.choose import NO_GENERATIONS, Candidate, Choice, Rules, choose
 from upkeep.platforms.backup import Generations
 
 NOW = datetime(2026, 11, 22, 3, 0, tzinfo=UTC)
