@@ -203,7 +203,7 @@ def test_who_acknowledges_in_pagerduty_is_not_reminded(
     assert len(inbox.slack()) == 1
     # Nobody is spared the resolution clock.
     clock.goes_on(60, every_s=600)
-    assert "Not over after 2 h; it should be within 2h." in shown(inbox)[1]
+    assert "Not over after 2 h; it should be within 2 h." in shown(inbox)[1]
 
 
 def post(inbox: Inbox, path: str, body: Any) -> None:

@@ -30,7 +30,7 @@ def test_one_look_that_finds_many_things_pages_once_and_names_them(
     assert "26 alerts within 5 min, told as one: pods (25), http (1); the worst: http/api: 500" in message["text"]
     (event,) = inbox.pagerduty()
     assert event["severity"] == "critical"
-    assert "P1 pods/p7" in event["body"]["payload"]["custom_details"]["numbers"]["members"]
+    assert "P1 pods/p7: broken" in event["body"]["payload"]["custom_details"]["numbers"]["members"]
     # Some of them end, and nobody is told; all of them, and it is said once.
     tell.record(studyspot, run(2), [bad("pods", f"p{n}") for n in range(3)])
     tell.record(studyspot, run(3), [ok("pods", Severity.P1, object="p9"), ok("http", Severity.P0)])

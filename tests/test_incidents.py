@@ -228,13 +228,13 @@ def test_the_clocks_of_an_incident_are_heard_in_its_channel_and_by_mail_also_whi
         tell.deliver_all(ledger, run(minutes, platform="upkeep"))
         ledger.connection.execute("update incidents set declared_at = declared_at - interval '5 minutes'")
     own = [m["text"] for m in inbox.slack() if m["channel"].startswith("inc-")][1:]
-    assert own[0].startswith("Nobody has acknowledged studyspot-1 for 15 min; it should be within 15m.")
+    assert own[0].startswith("Nobody has acknowledged studyspot-1 for 15 min; it should be within 15 min.")
     assert own[1].startswith("Nobody has acknowledged studyspot-1 for 30 min")
     assert own[2].startswith("studyspot-1 is open for 30 min. Say how it stands.")
     assert len(own) == 3
     assert [m["channel"] for m in inbox.slack()].count("studyspot-ops") == 1
     assert [mail["subject"] for mail in inbox.mails()] == [
-        "Nobody has acknowledged studyspot-1 for 30 min; it should be within 15m. Checkout answers 500"
+        "Nobody has acknowledged studyspot-1 for 30 min; it should be within 15 min. Checkout answers 500"
     ]
     kinds = [row["kind"] for row in timeline(ledger, incident.id)]
     assert kinds.count("unacknowledged") == 2

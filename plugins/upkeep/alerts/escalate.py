@@ -6,6 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from upkeep.alerts.messages import (
+    PAGERDUTY_SEVERITY,
+    ago,
     cut,
     dedup_key,
     escape,
@@ -23,7 +25,6 @@ from upkeep.ledger.outbox import Event, Message, enqueue
 from upkeep.ledger.run import Connection
 from upkeep.platforms import Platform
 from upkeep.platforms.alerting import Level
-from upkeep.platforms.base import format_duration
 
 DOUBLINGS = 6
 """Each reminder waits twice as long as the one before, so many times; then they come daily."""
@@ -52,14 +53,14 @@ def remind(ledger: Ledger, platform: Platform, run: Run) -> int:
                 continue
             number = row["reminders"] + 1
             if row["acknowledged_at"] is None and row["age_s"] >= due_s(level, row["reminders"]):
-                respond = format_duration(level.respond)
-                said = f"Nobody has acknowledged this for {_ago(row['age_s'])}; it should be within {respond}."
+                respond = ago(level.respond.total_seconds())
+                said = f"Nobody has acknowledged this for {ago(row['age_s'])}; it should be within {respond}."
                 _tell(connection, platform, as_change(row, run), said, number, page=True)
                 connection.execute("update findings set reminders = reminders + 1 where key = %s", [row["key"]])
                 told += 1
             if not row["overdue"] and row["age_s"] >= level.resolve.total_seconds():
-                resolve = format_duration(level.resolve)
-                said = f"Not over after {_ago(row['age_s'])}; it should be within {resolve}."
+                resolve = ago(level.resolve.total_seconds())
+                said = f"Not over after {ago(row['age_s'])}; it should be within {resolve}."
                 # What was not worth a page is, by now, unless it never is.
                 page = Severity(row["severity"]).at_least(Severity.P2)
                 _tell(connection, platform, as_change(row, run), said, number, page=page)
@@ -89,7 +90,8 @@ def _tell(connection: Connection, platform: Platform, change: Change, said: str,
             "dedup_key": dedup_key(change.key),
             "payload": {
                 "summary": cut(f"{line} – {said}", 1024),
-                "severity": "critical" if number >= 2 else "error",
+                # What was worth no page when it began is worth one now.
+                "severity": PAGERDUTY_SEVERITY[min(change.finding.severity, Severity.P1, key=lambda one: one.rank)],
                 "source": platform.name,
                 "custom_details": {"reminder": number, "said": said, "what to do": cut(change.finding.hint, 2000)},
             },
@@ -114,7 +116,11 @@ def _on_its_way(connection: Connection, key: str) -> bool:
 
 
 def _slack(platform: Platform, change: Change, line: str, said: str, channel: str) -> Message:
-    blocks = [section(f":bell: *{escape(said)}*\n{escape(cut(line, 2500))}")]
+    how = f"Acknowledge it in PagerDuty, or by `python -m upkeep acknowledge {escape(cut(change.key, 300))} --by NAME`."
+    blocks = [
+        section(f":bell: *{escape(said)}*\n{escape(cut(line, 2500))}"),
+        {"type": "context", "elements": [{"type": "mrkdwn", "text": how}]},
+    ]
     content = posted(f"{said} {line}", blocks, change.key, "remind")
     return _message(platform, change, "slack", slack_payload(platform, content, channel=channel))
 
@@ -212,10 +218,3 @@ def _message(
         payload=payload,
         spool_id=spool_id,
     )
-
-
-def _ago(seconds: float) -> str:
-    minutes = int(seconds // 60)
-    if minutes < 120:
-        return f"{minutes} min"
-    return f"{minutes // 60} h" if minutes < 48 * 60 else f"{minutes // 1440} days"

@@ -161,7 +161,7 @@ def _slack(platform: Platform, change: Change) -> dict[str, Any]:
     )
     if change.event == "resolved":
         text = f"Resolved: {line}"
-        blocks = [section(f":white_check_mark: *Resolved* {escape(cut(line, 2500))}")]
+        blocks = [section(f":white_check_mark: *Resolved*{_after(change)}: {escape(cut(line, 2500))}")]
     else:
         text = line
         blocks = [section(f":rotating_light: *{escape(cut(line, 2500))}*")]
@@ -172,6 +172,18 @@ def _slack(platform: Platform, change: Change) -> dict[str, Any]:
     if members := finding.facts.get("members") if change.event != "resolved" else None:
         blocks.insert(1, section(escape(cut("\n".join(f"• {member}" for member in members), 2900))))
     return posted(text, blocks, change.key, change.event)
+
+
+def _after(change: Change) -> str:
+    return f" after {ago((datetime.now(UTC) - change.since).total_seconds())}" if change.since else ""
+
+
+def ago(seconds: float) -> str:
+    """A length of time as people say it: ``40 s``, ``16 min``, ``5 h``, ``3 days``."""
+    for unit, length, enough in (("s", 1, 120), ("min", 60, 120), ("h", 3600, 48)):
+        if seconds < enough * length:
+            return f"{int(seconds // length)} {unit}"
+    return f"{int(seconds // 86400)} days"
 
 
 def posted(text: str, blocks: list[dict[str, Any]], key: str, event: str) -> dict[str, Any]:

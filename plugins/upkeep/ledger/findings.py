@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
 
 from upkeep.findings import Finding, Outcome, Severity, alert_key
@@ -48,6 +49,9 @@ class Change:
 
     peak: Severity
     """The worst it was since it opened."""
+
+    since: datetime | None = None
+    """When it opened."""
 
     held: str = ""
     """Why nobody is told of it, nor of its end: ``because studyspot/postgres_connect``, ``silence 7``, ``storm``."""
@@ -228,6 +232,7 @@ def _change(
         kind=row["kind"],
         before=before if event != "resolved" else Severity(row["severity"]),
         peak=Severity(row["peak"]),
+        since=row["opened_at"],
         held=row["held"],
         joins=event == "reopened" and row["flaps"] > 0,
     )

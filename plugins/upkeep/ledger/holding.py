@@ -132,7 +132,10 @@ def _umbrella(connection: Connection, run: Run, count: int, rules: Rules) -> lis
         " the report and the ledger's table `findings` have them all.",
         facts={
             "alerts": len(rows),
-            "members": [f"{row['severity']} {row['key'].removeprefix(run.platform + '/')}" for row in rows[:NAMED]],
+            "members": [
+                f"{row['severity']} {row['key'].removeprefix(run.platform + '/')}: {row['summary'][:80]}"
+                for row in rows[:NAMED]
+            ],
         },
     )
     return see(connection, run, alert_key(run.platform, STORM), finding, "finding")
@@ -196,5 +199,6 @@ def as_change(row: Mapping[str, Any], run: Run) -> Change:
         kind=row["kind"],
         before=None,
         peak=Severity(row["peak"]),
+        since=row["opened_at"],
         held=row["held"],
     )
