@@ -193,6 +193,7 @@ def test_a_verification_killed_at_any_step_is_swept_and_succeeds_again(
     assert list(worker.parent.iterdir()) == []
 
 
+@pytest.mark.soak
 def test_a_full_disk_is_not_blamed_on_the_backup(server: BackupServer, worker: Worker) -> None:
     backup = server.back_up()
     worker.said["room"] = 0

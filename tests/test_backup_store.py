@@ -49,7 +49,7 @@ def pieces(size: int) -> tuple[bytes, list[bytes]]:
     return content, [content[at : at + 700_001] for at in range(0, size, 700_001)]
 
 
-@pytest.mark.parametrize("wrong", ["500", "503", "reset", "silence"])
+@pytest.mark.parametrize("wrong", ["500", "503", "reset", pytest.param("silence", marks=pytest.mark.soak)])
 def test_a_moment_of_trouble_is_got_over(store: Store, proxy: Proxy, wrong: str) -> None:
     content, cut = pieces(2 * PART + 1000)
     proxy.wrong, proxy.when, proxy.count = wrong, "partNumber=2", 1
@@ -67,7 +67,7 @@ def test_a_moment_of_trouble_is_got_over(store: Store, proxy: Proxy, wrong: str)
         ("503", r"s3://studyspot-backups/store/x: cannot be given part 2: SlowDown injected(.|\n)*run the task again"),
         ("403", r"cannot be given part 2: AccessDenied injected(.|\n)*HINT: give the connection's key the right"),
         ("reset", r"cannot be given part 2: \w+"),
-        ("silence", r"cannot be given part 2: ReadTimeoutError"),
+        pytest.param("silence", r"cannot be given part 2: ReadTimeoutError", marks=pytest.mark.soak),
     ],
 )
 def test_trouble_that_lasts_leaves_nothing(store: Store, proxy: Proxy, wrong: str, said: str) -> None:
