@@ -92,7 +92,7 @@ def worker() -> Iterator[subprocess.Popen[str]]:
     ("step", "counts"),
     [
         ("in the middle of the tree", 0),
-        ("archive and no index", 0),
+        pytest.param("archive and no index", 0, marks=pytest.mark.soak),
         pytest.param("written and not read back", 0, marks=pytest.mark.soak),
         ("read back and no manifest", 0),
         pytest.param("committed and not on record", 1, marks=pytest.mark.soak),

@@ -135,9 +135,9 @@ def case(home: Home, ledger: Ledger, ledger_conninfo: str, worker: subprocess.Po
 @pytest.mark.parametrize(
     ("step", "states", "left"),
     [
-        ("plan stored and nothing copied", ["open"], 0),
+        pytest.param("plan stored and nothing copied", ["open"], 0, marks=pytest.mark.soak),
         ("in the middle of the files", ["open"], None),
-        ("all copied and no inventory", ["open"], 30),
+        pytest.param("all copied and no inventory", ["open"], 30, marks=pytest.mark.soak),
         ("inventory and no manifest", ["open"], 30),
         ("committed and not on record", ["open"], 30),
     ],

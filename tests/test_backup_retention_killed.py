@@ -162,11 +162,11 @@ def case(home: Home, ledger: Ledger, ledger_conninfo: str, worker: subprocess.Po
     [
         pytest.param("plan stored and nothing begun", [], marks=pytest.mark.soak),
         pytest.param("unmarking and not unmarked", ["unmark"], marks=pytest.mark.soak),
-        ("unmarked and not told", ["unmark"]),
+        pytest.param("unmarked and not told", ["unmark"], marks=pytest.mark.soak),
         pytest.param("deleting and nothing gone", ["delete"], marks=pytest.mark.soak),
         ("the manifest gone", ["delete"]),
         ("half of the data gone", ["delete"]),
-        ("all gone and not on record", ["delete"]),
+        pytest.param("all gone and not on record", ["delete"], marks=pytest.mark.soak),
         ("on record and not told", ["delete"]),
         pytest.param("between two backups", ["delete"], marks=pytest.mark.soak),
         pytest.param("marking and not marked", ["mark"], marks=pytest.mark.soak),
