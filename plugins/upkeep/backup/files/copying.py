@@ -81,15 +81,17 @@ class Copier:
 
     def _inside(self, entry: Entry) -> None:
         """The store copies by itself, in parts where a file is large."""
+        source = {"Bucket": self.source.bucket, "Key": entry.key}
+        how = self._extra() | {"CopySourceIfMatch": f'"{entry.etag}"'}
+        client, bucket = self.target.client, self.target.bucket
         with told(self.source.url(entry.key), "copied"):
-            self.target.client.copy(
-                {"Bucket": self.source.bucket, "Key": entry.key},
-                self.target.bucket,
-                entry.copy,
-                ExtraArgs=self._extra() | {"CopySourceIfMatch": f'"{entry.etag}"'},
-                SourceClient=self.source.client,
-                Config=_transfer(threshold=ONE_REQUEST),
-            )
+            if entry.bytes < ONE_REQUEST:
+                client.copy_object(CopySource=source, Bucket=bucket, Key=entry.copy, **how)
+            else:
+                client.copy(
+                    source, bucket, entry.copy, how, SourceClient=self.source.client,
+                    Config=_transfer(threshold=ONE_REQUEST),
+                )  # fmt: skip
 
     def _through(self, entry: Entry) -> None:
         with told(self.source.url(entry.key), "copied"):
