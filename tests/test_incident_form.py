@@ -10,7 +10,7 @@ from upkeep.errors import SettingsError
 from upkeep.findings import Severity
 from upkeep.incident import form
 from upkeep.incident.form import ACTIONS, LADDER, Asked
-from upkeep.incidents.naming import severity_named
+from upkeep.incident.naming import severity_named
 from upkeep.platforms import Platform, platform
 from upkeep.platforms.conduct import Approvers, Remedy
 

@@ -29,7 +29,9 @@ def states(live: Live, run_id: str) -> dict[str, str]:
 
 def answer(live: Live, run_id: str, option: str) -> dict[str, Any]:
     """What the person is asked, once they have answered."""
-    processes.wait_until(lambda: states(live, run_id).get("approval") in ("awaiting_input", "failed"), 180, "a question")
+    processes.wait_until(
+        lambda: states(live, run_id).get("approval") in ("awaiting_input", "failed"), 180, "a question"
+    )
     path = f"/dags/{DAG}/dagRuns/{quote(run_id)}/taskInstances/approval/-1/hitlDetails"
     asked = dict(live.api("GET", path))
     live.api("PATCH", path, json={"chosen_options": [option], "params_input": {}})

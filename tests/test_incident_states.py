@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from upkeep.findings import Severity
-from upkeep.incidents.naming import channel_name, severity_named
-from upkeep.incidents.states import AT_WORK, MOVES, Clocks, Due, IncidentError, State, due, move, review_due
+from upkeep.incident.naming import channel_name, severity_named
+from upkeep.incident.states import AT_WORK, MOVES, Clocks, Due, IncidentError, State, due, move, review_due
 from upkeep.platforms import platform
 from upkeep.platforms.alerting import Level
 

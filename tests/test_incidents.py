@@ -19,10 +19,10 @@ from tests.conftest import run
 from upkeep.alerts import tell
 from upkeep.findings import Severity
 from upkeep.hooks import slack
-from upkeep.incidents import outside, review
-from upkeep.incidents.outside import archive, gather, page, pagerduty_client
-from upkeep.incidents.record import become, declare, find, note, tampered, timeline
-from upkeep.incidents.states import IncidentError
+from upkeep.incident import outside, review
+from upkeep.incident.outside import archive, gather, page, pagerduty_client
+from upkeep.incident.record import become, declare, find, note, tampered, timeline
+from upkeep.incident.states import IncidentError
 from upkeep.ledger import Ledger
 from upkeep.platforms import Platform
 

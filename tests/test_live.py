@@ -95,6 +95,10 @@ BATCHES: dict[str, list[Expected]] = {
 }
 
 SEEN_RED_ELSEWHERE = {
+    "backup_age": "test_backup_freshness.py::test_no_backup_at_all_is_red_and_the_first_one_heals_it",
+    "backup_client": "test_backup_freshness.py::test_a_client_older_than_the_server",
+    "backup_size": "test_backup_freshness.py::test_a_size_out_of_the_band_is_told_and_one_inside_is_not",
+    "backup_verified": "test_backup_freshness.py::test_old_and_unverified_are_told_apart",
     "jobs": "test_cleanup.py::test_a_missing_right_to_delete_is_a_finding",
     "kafka_group": "test_health_kafka.py::test_a_server_that_accepts_and_never_answers_costs_less_than_five_seconds",
     "kafka_log_dirs": "test_cleanup_topics.py::test_a_log_directory_that_failed_is_a_finding_of_the_sections_severity",

@@ -17,7 +17,7 @@ from upkeep.alerts.senders import acknowledgements, send
 from upkeep.connections import open_ledger
 from upkeep.errors import LedgerError, SettingsError, UpkeepError
 from upkeep.findings import Finding, Outcome, Severity, alert_key, judged, ok
-from upkeep.incidents.clocks import remind_of_incidents
+from upkeep.incident.clocks import remind_of_incidents
 from upkeep.ledger import AT_ONCE, Change, Ledger, Patience, Run
 from upkeep.ledger.holding import let_go
 from upkeep.ledger.outbox import NotDelivered, deliver, enqueue

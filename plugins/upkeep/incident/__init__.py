@@ -1,1 +1,1 @@
-"""What is done in an incident: one action at a time, looked at before and after."""
+"""Incidents: their record and clocks, the people they call, and what is done, one action at a time."""

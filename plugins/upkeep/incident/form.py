@@ -9,7 +9,7 @@ from typing import Any
 from upkeep.errors import SettingsError
 from upkeep.findings import Severity
 from upkeep.incident.cache import chosen
-from upkeep.incidents.naming import severity_named
+from upkeep.incident.naming import severity_named
 from upkeep.platforms import Platform
 from upkeep.platforms.conduct import Remedy
 

@@ -36,7 +36,7 @@ def asked_in(context: Context) -> Asked:
 def say(context: Context, log: Any, kind: str, said: str, facts: Mapping[str, Any] | None = None) -> None:
     """Add a line to the incident's timeline; without the ledger it is in the log alone."""
     from upkeep.connections import open_ledger
-    from upkeep.incidents.record import note
+    from upkeep.incident.record import note
 
     if not (id := context["ti"].xcom_pull(task_ids=INTAKE)["incident"]):
         return
@@ -74,7 +74,7 @@ class IntakeOperator(PlatformOperator):
 
     def _declare(self, context: Context, run: Run, asked: Asked, item: dict[str, Any]) -> str:
         """Its id; empty without the ledger, which must not stand in the way of help."""
-        from upkeep.incidents.record import declare, note
+        from upkeep.incident.record import declare, note
 
         actor = getattr(context.get("dag_run"), "triggering_user_name", None) or "somebody"
         title = asked.description[:200] or f"{asked.symptom} on {self.subject.title}"
@@ -128,8 +128,8 @@ class CallOperator(PlatformOperator):
     def _page(self, ledger: Ledger, id: str) -> None:
         from upkeep.alerts.senders import REST
         from upkeep.connections import connection
-        from upkeep.incidents import outside
-        from upkeep.incidents.record import find
+        from upkeep.incident import outside
+        from upkeep.incident.record import find
 
         found = connection(REST)
         service = str(found.extra_dejson.get("service") or "")
@@ -139,8 +139,8 @@ class CallOperator(PlatformOperator):
     def _gather(self, ledger: Ledger, id: str) -> None:
         from upkeep.connections import connection
         from upkeep.hooks import slack
-        from upkeep.incidents import outside
-        from upkeep.incidents.record import find
+        from upkeep.incident import outside
+        from upkeep.incident.record import find
 
         connection(self.subject.alerts.slack_conn_id)
         outside.gather(slack(self.subject.alerts.slack_conn_id).client, ledger, find(ledger, id), self.subject)
@@ -384,7 +384,7 @@ class HelpedOperator(HealthCheckOperator):
 
     def _mitigated(self, context: Context) -> None:
         """The incident is mitigated; that it is over a person says."""
-        from upkeep.incidents.record import become, find
+        from upkeep.incident.record import become, find
 
         if not (id := context["ti"].xcom_pull(task_ids=INTAKE)["incident"]):
             return

@@ -12,7 +12,7 @@ from typing import Any
 from upkeep.alerts.messages import cut
 from upkeep.alerts.redact import redact, redact_all
 from upkeep.findings import Severity
-from upkeep.incidents.states import AT_WORK, Clocks, IncidentError, Kind, State, move
+from upkeep.incident.states import AT_WORK, Clocks, IncidentError, Kind, State, move
 from upkeep.ledger import Ledger
 from upkeep.ledger.jsonb import jsonb, text
 from upkeep.ledger.run import Connection

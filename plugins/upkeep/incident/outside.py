@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 
 from upkeep.alerts.messages import cut, escape, section
-from upkeep.incidents.naming import channel_name, incident_key
-from upkeep.incidents.record import Incident, find, note, reached
-from upkeep.incidents.states import IncidentError
+from upkeep.incident.naming import channel_name, incident_key
+from upkeep.incident.record import Incident, find, note, reached
+from upkeep.incident.states import IncidentError
 from upkeep.ledger import Ledger
 from upkeep.platforms import Platform
 

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from upkeep.alerts.messages import ago, cut, escape, posted, section, slack_payload
-from upkeep.incidents.record import Incident, append, clocks, incident_of
-from upkeep.incidents.states import Due, due, review_due
+from upkeep.incident.record import Incident, append, clocks, incident_of
+from upkeep.incident.states import Due, due, review_due
 from upkeep.ledger import Ledger
 from upkeep.ledger.outbox import Channel, Message, enqueue
 from upkeep.platforms import Platform

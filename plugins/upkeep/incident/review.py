@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from upkeep.incidents.record import Incident
-from upkeep.incidents.states import review_due
+from upkeep.incident.record import Incident
+from upkeep.incident.states import review_due
 from upkeep.platforms import Platform
 
 
