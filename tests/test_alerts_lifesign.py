@@ -40,7 +40,7 @@ def deliver() -> None:
 
 
 def beats(inbox: Inbox) -> int:
-    return int(inbox.heartbeats().get("upkeep", {}).get("count", 0))
+    return int(inbox.heartbeats().get("a-sign-of-life", {}).get("count", 0))
 
 
 def test_each_delivery_gives_a_sign_of_life_and_a_ledger_that_is_down_silences_it(
@@ -81,7 +81,7 @@ def test_one_that_does_not_arrive_is_said_without_its_secret_url(
     assert give_sign_of_life(ledger) == "did not arrive: HTTPStatusError"
     monkeypatch.delenv("AIRFLOW_CONN_UPKEEP_HEARTBEAT")
     assert give_sign_of_life(ledger) == "nobody expects a sign of life: no connection upkeep_heartbeat"
-    assert "/ping/upkeep" not in caplog.text
+    assert "/ping/a-sign-of-life" not in caplog.text
 
 
 def test_what_a_run_changed_is_told_once_and_pages_nobody(inbox: Inbox, ledger: Ledger) -> None:

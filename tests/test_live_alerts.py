@@ -53,13 +53,13 @@ def test_with_the_dag_processor_dead_a_killed_task_is_told_within_five_minutes(l
 
 def test_with_the_scheduler_dead_the_sign_of_life_is_missed_within_five_minutes(live: Live) -> None:
     live.deliver()
-    assert live.inbox.heartbeats()["upkeep"]["silent_s"] < 60
+    assert live.inbox.heartbeats()["a-sign-of-life"]["silent_s"] < 60
     processes.stop(live.home, "airflow.scheduler", timeout_s=20)
     try:
         processes.wait_until(
-            lambda: live.inbox.heartbeats()["upkeep"]["silent_s"] > 120, 300, "the sign of life to be missed"
+            lambda: live.inbox.heartbeats()["a-sign-of-life"]["silent_s"] > 120, 300, "the sign of life to be missed"
         )
     finally:
         airflow.start(live.home, timeout_s=120)
     live.deliver()
-    assert live.inbox.heartbeats()["upkeep"]["silent_s"] < 60
+    assert live.inbox.heartbeats()["a-sign-of-life"]["silent_s"] < 60

@@ -238,8 +238,8 @@ def test_an_incident_is_declared_once_found_by_its_key_and_resolved(
     refused = rest.post("incidents", json={"incident": declared(rest, "inc-1")})
     assert refused.status_code == 400
     assert "Open incident with matching dedup key already exists" in refused.json()["error"]["errors"][0]
-    rest.rput(f"incident/{made['id']}", json={"type": "incident_reference", "status": "resolved"})
-    rest.rpost(f"incident/{made['id']}/notes", json={"content": "it was the proxy"})
+    rest.rput(f"incidents/{made['id']}", json={"type": "incident_reference", "status": "resolved"})
+    rest.rpost(f"incidents/{made['id']}/notes", json={"content": "it was the proxy"})
     assert rest.rpost("incidents", json=declared(rest, "inc-1"))["id"] != made["id"]
     assert [incident["state"] for incident in inbox.incidents()] == ["resolved", "triggered"]
     assert rest.list_all("incidents", params={"incident_key": "nobody"}) == []

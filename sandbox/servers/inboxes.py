@@ -98,7 +98,7 @@ def publish(home: Home, port: int, config: dict[str, Any]) -> None:
             "extra": {"disable_ssl": True, "disable_tls": True, "from_email": USERS[0]},
         },
     )
-    home.connect("upkeep_heartbeat", {"conn_type": "http", "host": f"{url}/ping", "password": "upkeep"})
+    home.connect("upkeep_heartbeat", {"conn_type": "http", "host": f"{url}/ping", "password": "a-sign-of-life"})
     home.remember(NAME, routing_keys=config["routing_keys"], page=home.port(f"{NAME}.page"))
 
 
