@@ -82,13 +82,12 @@ def test_pagerduty_down_for_an_hour_loses_nothing_and_slack_and_mail_hear_meanwh
 @pytest.mark.parametrize(
     "fault",
     [
-        {"status": 429, "headers": {"Retry-After": "1800"}},
-        {"status": 500},
-        {"close": True},
-        {"accept": True, "close": True},
-        {"accept": True, "status": 500},
+        pytest.param({"status": 429, "headers": {"Retry-After": "1800"}}, id="429", marks=pytest.mark.soak),
+        pytest.param({"status": 500}, id="500", marks=pytest.mark.soak),
+        pytest.param({"close": True}, id="reset", marks=pytest.mark.soak),
+        pytest.param({"accept": True, "close": True}, id="accepted without a word"),
+        pytest.param({"accept": True, "status": 500}, id="accepted with 500", marks=pytest.mark.soak),
     ],
-    ids=["429", "500", "reset", "accepted without a word", "accepted with 500"],
 )
 def test_with_both_down_for_an_hour_every_alert_arrives_once_and_in_order(
     inbox: Inbox, ledger: Ledger, studyspot: Platform, clock: Clock, fault: dict[str, Any]

@@ -384,6 +384,7 @@ def test_killed_and_done_again_it_is_done_once(cluster: Home, client: ApiClient,
 # -- evidence --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.soak
 def test_evidence_has_the_reason_the_events_and_both_logs(cluster: Home, client: ApiClient) -> None:
     from sandbox.faults import break_it, heal_it
 

@@ -137,6 +137,7 @@ def care_for(need: dict[str, Any], **how: Any) -> Any:
     return execute(VacuumTableOperator(task_id="vacuum", platform="studyspot", need=need), **how)
 
 
+@pytest.mark.soak  # a Dag run of its own; tests/test_live.py sees one in a whole Airflow
 def test_the_tasks_choose_map_vacuum_and_do_not_do_it_twice(
     seventeen: PostgresServer, ledger: Ledger, platform: Path
 ) -> None:

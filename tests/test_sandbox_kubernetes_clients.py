@@ -82,6 +82,7 @@ for task in DagBag().dags["pods"].test().get_task_instances():
 """
 
 
+@pytest.mark.soak
 def test_a_pod_operator_shows_the_log_and_takes_the_exit_code_for_its_own(home: Home, tmp_path: Path) -> None:
     (tmp_path / "dags").mkdir()
     (tmp_path / "dags" / "pods.py").write_text(_DAG)
