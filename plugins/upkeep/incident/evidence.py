@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from kubernetes.client import ApiClient, CoreV1Api
@@ -46,6 +46,30 @@ def gather(client: ApiClient, namespace: str, name: str) -> dict[str, Any]:
         },
         "missing": missing,
     }
+
+
+def summary(found: Mapping[str, Any]) -> Iterator[str]:
+    """The few lines that a person reads first."""
+    for name, seen in found["deployments"].items():
+        stands = seen["deployment"]
+        yield f"{name}: {stands['available']} of {stands['wanted']} available, revision {stands['revision']}"
+        for pod in seen["pods"]:
+            if not pod["ready"] or pod["restarts"]:
+                why = "; ".join(
+                    f"{one['why'] or one['now']}, last ended {one['last_end'].get('reason', '?')}"
+                    for one in pod["containers"]
+                    if not one["ready"] or one["restarts"]
+                )
+                yield f"  {pod['name']}: {pod['phase']}, {pod['restarts']} restarts: {why}"
+        for event in seen["events"][:5]:
+            yield f"  {event['at']} {event['type']} {event['reason']} {event['object']}: {event['message']}"
+        for missing in seen["missing"]:
+            yield f"  could not look: {missing}"
+    for check, outcome in found.get("database", {}).items():
+        for line in outcome["findings"]:
+            yield f"{check}: {line}"
+    for missing in found["missing"]:
+        yield f"could not look: {missing}"
 
 
 def _asked(missing: list[str], what: str, question: Any) -> list[Any]:

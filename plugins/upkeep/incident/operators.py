@@ -154,6 +154,7 @@ class EvidenceOperator(PlatformOperator):
     """
 
     def act(self, context: Context, run: Run) -> str:
+        from upkeep.incident.evidence import summary
         from upkeep.report import storage
 
         asked = asked_in(context)
@@ -215,30 +216,6 @@ class EvidenceOperator(PlatformOperator):
             }
             for outcome in outcomes
         }
-
-
-def summary(found: Mapping[str, Any]) -> Iterator[str]:
-    """The few lines that a person reads first."""
-    for name, seen in found["deployments"].items():
-        stands = seen["deployment"]
-        yield f"{name}: {stands['available']} of {stands['wanted']} available, revision {stands['revision']}"
-        for pod in seen["pods"]:
-            if not pod["ready"] or pod["restarts"]:
-                why = "; ".join(
-                    f"{one['why'] or one['now']}, last ended {one['last_end'].get('reason', '?')}"
-                    for one in pod["containers"]
-                    if not one["ready"] or one["restarts"]
-                )
-                yield f"  {pod['name']}: {pod['phase']}, {pod['restarts']} restarts: {why}"
-        for event in seen["events"][:5]:
-            yield f"  {event['at']} {event['type']} {event['reason']} {event['object']}: {event['message']}"
-        for missing in seen["missing"]:
-            yield f"  could not look: {missing}"
-    for check, outcome in found.get("database", {}).items():
-        for line in outcome["findings"]:
-            yield f"{check}: {line}"
-    for missing in found["missing"]:
-        yield f"could not look: {missing}"
 
 
 class AskOperator(ApprovalOperator):
