@@ -101,6 +101,16 @@ def test_who_is_told_follows_the_severity(
     assert (len(inbox.pagerduty()), len(inbox.slack())) == (2 * pages, 2 * posts)
 
 
+@pytest.mark.parametrize("fact", [0, 3, None, [], {"a": 1}, "x", 2.5])
+def test_whatever_a_finding_counts_it_is_told(inbox: Inbox, ledger: Ledger, studyspot: Platform, fact: Any) -> None:
+    """A consumer group's `members` are a number, a storm's are a list."""
+    facts = {"members": fact, "alerts": fact, "severity": fact}
+    behind = Finding(check="kafka_lag", severity=Severity.P1, summary="far behind", hint="look", facts=facts)
+    tell.record(studyspot, run(), [judged("kafka_lag", Severity.P1, [behind])])
+    assert [event["action"] for event in inbox.pagerduty()] == ["trigger"]
+    assert len(inbox.slack()) == 1
+
+
 def test_a_finding_that_gets_bad_enough_pages_then(inbox: Inbox, ledger: Ledger, studyspot: Platform) -> None:
     for n, severity in enumerate([Severity.P3, Severity.P2, Severity.P1, Severity.P0, Severity.P2]):
         tell.record(studyspot, run(n), [finding(severity)])

@@ -10,6 +10,7 @@ from typing import Any
 
 from upkeep.findings import Severity
 from upkeep.ledger import Change, Run
+from upkeep.ledger.holding import STORM
 from upkeep.ledger.outbox import Channel, Message
 from upkeep.platforms import Platform
 
@@ -169,8 +170,9 @@ def _slack(platform: Platform, change: Change) -> dict[str, Any]:
             blocks.append(section(f"*What to do:* {escape(cut(finding.hint, 2500))}"))
     where = f"{finding.severity} · {escape(change.run.dag_id)}" + (f" · {links}" if links else "")
     blocks.append({"type": "context", "elements": [{"type": "mrkdwn", "text": cut(where, 2900)}]})
-    if members := finding.facts.get("members") if change.event != "resolved" else None:
-        blocks.insert(1, section(escape(cut("\n".join(f"• {member}" for member in members), 2900))))
+    if finding.check == STORM and change.event != "resolved":
+        members = "\n".join(f"• {member}" for member in finding.facts["members"])
+        blocks.insert(1, section(escape(cut(members, 2900))))
     return posted(text, blocks, change.key, change.event)
 
 
