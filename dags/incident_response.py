@@ -5,7 +5,8 @@ In an incident: gather evidence, ask, do one thing, and look whether it helped.
 - **Touches** the ledger in `intake` (the incident and its timeline); in `call`, where the severity pages, an incident
   in PagerDuty and a channel in Slack; nothing in `evidence`. After a yes, `remedy` does one thing: replaces the Pods of
   one Deployment, raises its least number of replicas for a while, rolls it back to the revision before, or clears the
-  cache's allowed prefixes (never FLUSH). `helped` writes a canary row.
+  cache's allowed prefixes (never FLUSH). `helped` writes a canary row. `put_back` waits for the end of a scaling,
+  without a worker, and puts back what was before.
 - **Re-run** any task whenever you like: the same run never restarts twice, scales twice, or rolls back further.
 - **If it fails** in `remedy`, something spoke against it: the message says what and how to go on. In `helped`, it was
   done and the platform is still ill: the message names the next step of the ladder; trigger this Dag again with it.
@@ -14,16 +15,10 @@ In an incident: gather evidence, ask, do one thing, and look whether it helped.
 
 from datetime import timedelta
 
-from airflow.sdk import DAG, Param
+from airflow.sdk import DAG, Param, TriggerRule
 
-from upkeep.incident.operators import (
-    AskOperator,
-    CallOperator,
-    EvidenceOperator,
-    HelpedOperator,
-    IntakeOperator,
-    RemedyOperator,
-)
+from upkeep.incident.deeds import HelpedOperator, PutBackOperator, RemedyOperator
+from upkeep.incident.operators import AskOperator, CallOperator, EvidenceOperator, IntakeOperator
 from upkeep.platforms import platforms
 
 PLATFORM = "{{ params.platform }}"
@@ -76,5 +71,7 @@ with DAG(
     )
     remedy = RemedyOperator(task_id="remedy", platform=PLATFORM)
     helped = HelpedOperator(task_id="helped", platform=PLATFORM)
+    # Whatever became of it: more replicas than before cost money until somebody remembers them.
+    put_back = PutBackOperator(task_id="put_back", platform=PLATFORM, trigger_rule=TriggerRule.ALL_DONE)
     intake >> [call, evidence]
-    evidence >> ask >> remedy >> helped
+    evidence >> ask >> remedy >> helped >> put_back

@@ -98,7 +98,7 @@ AIRFLOW_SIDE = {
     "report/storage.py", "report/page.py", "report/operators.py",
     "health/operators.py", "logs/operators.py", "cleanup/operators.py", "postgres/operators.py",
     "postgres/advice/operators.py", "postgres/reindex/operators.py", "retention/operators.py",
-    "incident/operators.py",
+    "incident/operators.py", "incident/deeds.py",
     "backup/operators.py", "backup/retention/operators.py", "backup/files/operators.py",
     "backup/configuration/operators.py",
 }  # fmt: skip
