@@ -166,7 +166,17 @@ def test_killed_at_any_time(server: ReindexServer, ledger: Ledger, ledger_connin
     opened = "select object from actions where state = 'open'"
     processes.wait_until(lambda: bool(ledger.rows(opened)), 20, "the first rebuild")
     time.sleep(delay_s)
-    processes.wait_until(lambda: bool(ledger.rows(opened)), 20, "a rebuild")
+
+    def caught() -> bool:
+        """Between two rebuilds none is open: held still, one sees which it is."""
+        worker.process.send_signal(signal.SIGSTOP)
+        time.sleep(0.05)
+        if ledger.rows(opened):
+            return True
+        worker.process.send_signal(signal.SIGCONT)
+        return False
+
+    processes.wait_until(caught, 20, "a rebuild")
     worker.killed()
     assert len(ledger.rows(opened)) == 1, "killed while a step was open"
     run_again(server, ledger, ledger_conninfo)
