@@ -312,6 +312,7 @@ def test_a_report_that_does_not_exist_is_said_to_be_that(airflow: Airflow) -> No
     assert "<script>" not in answer.text
 
 
+@pytest.mark.soak  # tests/test_ui.py opens a report in every run
 def test_in_a_browser_one_logs_in_and_reads_the_report_on_desk_and_phone_in_light_and_dark(airflow: Airflow) -> None:
     pictures = REPOSITORY / "artifacts" / "screenshots"
     pictures.mkdir(parents=True, exist_ok=True)
