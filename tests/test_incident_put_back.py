@@ -15,7 +15,7 @@ from kubernetes.config import new_client_from_config
 from sandbox.home import Home
 from sandbox.servers.kubernetes import kubeconfig
 from tests.kubernetes_cluster import NAMESPACE, PACE, WEB, deployment, running_cluster, settled
-from upkeep.incident import form, remedies
+from upkeep.incident import form, remedies, workloads
 from upkeep.incident.deeds import PutBackOperator
 from upkeep.ledger import Ledger
 from upkeep.platforms import platform
@@ -55,6 +55,7 @@ def test_it_waits_for_the_end_and_puts_back_once(
     moment = waits.value.trigger.moment  # type: ignore[attr-defined]
     assert timedelta(minutes=59) < moment - datetime.now(UTC) <= timedelta(hours=1)
     assert deployment(cluster, WEB)["spec"]["replicas"] == 4
+    workloads.wait(client, NAMESPACE, WEB, within_s=30)
     # Scaled again for less time: over at once.
     remedies.scale(client, NAMESPACE, Deployment(name=WEB, most=8), to=5, lasts=timedelta(0))
     assert put_back() == "deployment studyspot/studyspot-web: 2 again, after 5"
