@@ -153,10 +153,11 @@ def test_a_backup_that_fails_is_told_after_its_last_try_alone(
             back_up(try_number=1, max_tries=1)
         assert open_findings(ledger) == {}
         with pytest.raises(
-            AirflowFailException, match="P1 backup database: no backup was made: pg_dumpall ended with 1"
+            AirflowFailException,
+            match="P1 backup database: no backup of the database was made: pg_dumpall ended with 1",
         ):
             back_up(try_number=2, max_tries=1)
-    assert open_findings(ledger) == {"backup": "no backup was made: pg_dumpall ended with 1"}
+    assert open_findings(ledger) == {"backup": "no backup of the database was made: pg_dumpall ended with 1"}
     assert manifest.committed(server.store, server.prefix) == []
     back_up()
     assert open_findings(ledger) == {}

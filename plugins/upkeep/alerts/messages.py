@@ -111,10 +111,9 @@ def dedup_key(key: str) -> str:
 def headline(platform: Platform, change: Change) -> str:
     """``StudySpot P1 Critical: redis_memory: 62 of 64 MiB in use``."""
     finding = change.finding
-    level = platform.severity.levels.get(finding.severity)
     name = f"{finding.check} {finding.object}".strip()
     # NUL passes neither through the ledger nor through anybody's JSON.
-    return f"{platform.title} {level.name if level else finding.severity}: {name}: {finding.summary}".replace(
+    return f"{platform.title} {platform.severity_name(finding.severity)}: {name}: {finding.summary}".replace(
         "\0", "\ufffd"
     )
 

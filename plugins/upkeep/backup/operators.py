@@ -75,6 +75,28 @@ class BackupBase(PostgresOperator):
                 raise
             return None
 
+    def give_up(self, context: Context, run: Run, check: str, part: str, failed: Exception, *, hint: str) -> None:
+        """
+        On the last try: tell that there is no backup of ``part``.
+
+        :param hint: where the error brings none of its own.
+        :raises AirflowFailException: always then: no backup is red.
+        """
+        from upkeep.findings import Finding, judged
+
+        ti: Any = context["ti"]
+        if ti.try_number <= (getattr(ti, "max_tries", 0) or 0):
+            return
+        said = failed.message if isinstance(failed, UpkeepError) else " ".join(str(failed).split())
+        finding = Finding(
+            check=check,
+            object=part,
+            severity=self.rules.severity,
+            summary=f"no backup of the {part} was made: {said}",
+            hint=failed.hint if isinstance(failed, UpkeepError) else hint,
+        )
+        self.conclude(run, [judged(check, self.rules.severity, [finding], object=part)], needs_ledger=False)
+
 
 class BackupDatabaseOperator(BackupBase):
     """
@@ -119,7 +141,7 @@ class BackupDatabaseOperator(BackupBase):
                     seconds = (backup.finished - backup.started).total_seconds()
                     action.after = {"id": backup.id, "bytes": backup.size, "seconds": round(seconds, 1)}
             except (UpkeepError, psycopg.Error) as failed:
-                self._give_up(context, run, failed)
+                self.give_up(context, run, MADE, "database", failed, hint="mend the database, then clear this task.")
                 raise
         try:
             with self.ledger() as ledger:
@@ -149,23 +171,6 @@ class BackupDatabaseOperator(BackupBase):
         if not alone:
             raise AirflowSkipException("another backup of this database is being made right now")
         return True
-
-    def _give_up(self, context: Context, run: Run, failed: Exception) -> None:
-        """On the last try: tell that there is no backup."""
-        from upkeep.findings import Finding, judged
-
-        ti: Any = context["ti"]
-        if ti.try_number <= (getattr(ti, "max_tries", 0) or 0):
-            return
-        said = failed.message if isinstance(failed, UpkeepError) else " ".join(str(failed).split())
-        finding = Finding(
-            check=MADE,
-            object="database",
-            severity=self.rules.severity,
-            summary=f"no backup was made: {said}",
-            hint=failed.hint if isinstance(failed, UpkeepError) else "mend the database, then clear this task.",
-        )
-        self.conclude(run, [judged(MADE, self.rules.severity, [finding], object="database")], needs_ledger=False)
 
 
 class VerifyBackupOperator(BackupBase):

@@ -53,11 +53,8 @@ class RemedyOperator(PlatformOperator):
             self.log.error("whether somebody else is at it is not known: %s", away)
             yield
             return
-        with ledger:
-            (row,) = ledger.rows(
-                "select pg_try_advisory_lock(hashtextextended('upkeep incident ' || %s, 0)) as mine", [asked.platform]
-            )
-            if not row["mine"]:
+        with ledger, ledger.exclusive(f"incident/{asked.platform}") as mine:
+            if not mine:
                 raise AirflowFailException(
                     f"another remedy is at work on {asked.platform}\n"
                     "HINT: one at a time: wait for it, look whether it helped, then clear this task."

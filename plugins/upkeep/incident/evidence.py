@@ -37,7 +37,7 @@ def gather(client: ApiClient, namespace: str, name: str) -> dict[str, Any]:
         "deployment": {**found.standing(), "stuck": found.stuck, "paused": found.paused, "owner": found.owner},
         "pods": shown,
         "pods_in_all": len(pods),
-        "events": _asked(missing, "events", lambda: _events(client, namespace, names)),
+        "events": _asked(missing, "events", lambda: _events(client, namespace, name, names)),
         "logs": {
             f"{pod['name']}/{container['name']}": tails
             for pod in shown
@@ -122,9 +122,8 @@ def _container(status: Object) -> dict[str, Any]:
     }
 
 
-def _events(client: ApiClient, namespace: str, names: set[str]) -> list[dict[str, Any]]:
+def _events(client: ApiClient, namespace: str, deployment: str, names: set[str]) -> list[dict[str, Any]]:
     """The latest of these objects and of their ReplicaSets, newest first."""
-    deployment = min(names, key=len)
     events = ask(CoreV1Api(client).list_namespaced_event, namespace, limit=1000)["items"]
     mine = [
         {

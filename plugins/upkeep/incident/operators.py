@@ -101,7 +101,7 @@ class CallOperator(PlatformOperator):
     """
     Call the people: an incident in PagerDuty, a channel in Slack; each once, however often this runs.
 
-    Only where the severity pages, and never in the way: what could not be reached is said, and help goes on.
+    Only where the severity pages. It stands beside the remedy and never in its way; red when somebody was not reached.
     """
 
     def act(self, context: Context, run: Run) -> str:
@@ -111,14 +111,25 @@ class CallOperator(PlatformOperator):
         id = context["ti"].xcom_pull(task_ids=INTAKE)["incident"]
         if not id or not asked.severity.at_least(self.subject.severity.paging):
             raise AirflowSkipException(f"{asked.severity} calls nobody" if id else "the incident is not on record")
+        unreached = []
         with self.ledger() as ledger:
             for where, call in (("PagerDuty", self._page), ("Slack", self._gather)):
                 try:
                     call(ledger, id)
-                except Exception as unreached:
-                    # Whatever a client may raise: the other way and the remedy matter more.
-                    self.log.error("%s was not reached: %s", where, unreached)
-                    say(context, self.log, "unreached", f"{where} was not reached: {type(unreached).__name__}")
+                except SettingsError as missing:
+                    self.log.warning("%s is not called: %s", where, missing.message)
+                except LedgerError:
+                    raise
+                except Exception as trouble:
+                    # Whatever a client may raise: the other way is tried all the same.
+                    self.log.error("%s was not reached: %s", where, trouble)
+                    say(context, self.log, "unreached", f"{where} was not reached: {type(trouble).__name__}")
+                    unreached.append(where)
+        if unreached:
+            raise AirflowFailException(
+                f"{id} did not reach {' and '.join(unreached)}\n"
+                "HINT: call the people yourself, then clear this task: nothing is made twice."
+            )
         return str(id)
 
     def _page(self, ledger: Ledger, id: str) -> None:

@@ -57,7 +57,7 @@ def page(client: httpx.Client, ledger: Ledger, incident: Incident, platform: Pla
     key = incident_key(incident.id)
     asked = {
         "type": "incident",
-        "title": cut(f"{platform.title} {_level(platform, incident)}: {incident.title}", 1024),
+        "title": cut(f"{platform.title} {platform.severity_name(incident.severity)}: {incident.title}", 1024),
         "service": {"id": service or _service(client, platform), "type": "service_reference"},
         "incident_key": key,
         "urgency": URGENCY.get(incident.severity.value, "low"),
@@ -75,11 +75,6 @@ def page(client: httpx.Client, ledger: Ledger, incident: Incident, platform: Pla
         ledger, incident.id, ACTOR, "pagerduty", f"{verb} PagerDuty's incident {made['id']}", {"url": made["html_url"]}
     )
     return find(ledger, incident.id)
-
-
-def _level(platform: Platform, incident: Incident) -> str:
-    level = platform.severity.levels.get(incident.severity)
-    return level.name if level else incident.severity.value
 
 
 def _service(client: httpx.Client, platform: Platform) -> str:
@@ -137,9 +132,8 @@ def gather(client: Any, ledger: Ledger, incident: Incident, platform: Platform) 
 
 def topic(platform: Platform, incident: Incident) -> str:
     """At most 250 characters, with the id in front."""
-    return cut(
-        f"{incident.id} · {platform.title} {_level(platform, incident)} · {incident.state} · {incident.title}", 250
-    )
+    level = platform.severity_name(incident.severity)
+    return cut(f"{incident.id} · {platform.title} {level} · {incident.state} · {incident.title}", 250)
 
 
 def archive(client: Any, ledger: Ledger, incident: Incident) -> None:
@@ -212,7 +206,7 @@ def _summary(client: Any, platform: Platform, incident: Incident) -> str:
     found = client.conversations_history(channel=incident.channel_id, limit=200, include_all_metadata=True)
     ts = next((one["ts"] for one in found["messages"] if one.get("metadata") == mark), None)
     if ts is None:
-        head = f"{platform.title} {_level(platform, incident)}: {incident.title}"
+        head = f"{platform.title} {platform.severity_name(incident.severity)}: {incident.title}"
         blocks = [section(f":fire: *{escape(cut(head, 2500))}*")]
         if incident.description:
             blocks.append(section(escape(cut(incident.description, 2500))))

@@ -14,7 +14,7 @@ from upkeep.platforms import Platform
 def document(platform: Platform, incident: Incident, rows: Sequence[Mapping[str, Any]]) -> str:
     """Markdown; what people must write is asked, not invented."""
     level = platform.severity.levels.get(incident.severity)
-    name = level.name if level else incident.severity.value
+    name = platform.severity_name(incident.severity)
     due = review_due(incident.resolved_at or incident.declared_at, incident.severity)
     lines = [
         f"# Review: {_cell(incident.title)}",

@@ -98,6 +98,11 @@ class Platform(Section):
         """The severity of a check: the platform's own word, else ``default``."""
         return self.severity.checks.get(check, default)
 
+    def severity_name(self, severity: Severity) -> str:
+        """What this platform calls it: ``P1 Critical``."""
+        level = self.severity.levels.get(severity)
+        return level.name if level else severity.value
+
     @model_validator(mode="after")
     def _sections_agree(self) -> Platform:
         for wrong in self._clashes():

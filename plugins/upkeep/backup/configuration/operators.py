@@ -70,7 +70,14 @@ class BackupConfigurationOperator(BackupBase):
                 members = self._members(notes, encrypted=key is not None)
                 made = work.carry_out(job, ledger, run, members, notes)
             except (UpkeepError, NotAnswered, tarfile.TarError) as failed:
-                self._give_up(context, run, failed)
+                self.give_up(
+                    context,
+                    run,
+                    CONFIGURATION,
+                    "configuration",
+                    failed,
+                    hint="make the Kubernetes API answer, then clear this task.",
+                )
                 raise
         self._say(made, notes)
         facts = {
@@ -147,21 +154,3 @@ class BackupConfigurationOperator(BackupBase):
                 summary="; ".join(said),
                 hint=" ".join(hints),
             )
-
-    def _give_up(self, context: Context, run: Run, failed: Exception) -> None:
-        """On the last try: tell that there is no backup."""
-        from upkeep.findings import Finding, judged
-
-        ti: Any = context["ti"]
-        if ti.try_number <= (getattr(ti, "max_tries", 0) or 0):
-            return
-        finding = Finding(
-            check=CONFIGURATION,
-            object="configuration",
-            severity=self.rules.severity,
-            summary=f"no backup of the configuration was made: {getattr(failed, 'message', '') or failed}",
-            hint=getattr(failed, "hint", "") or "make the Kubernetes API answer, then clear this task.",
-        )
-        self.conclude(
-            run, [judged(CONFIGURATION, self.rules.severity, [finding], object="configuration")], needs_ledger=False
-        )

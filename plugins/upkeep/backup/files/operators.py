@@ -61,7 +61,9 @@ class BackupFilesOperator(BackupBase):
             try:
                 done = work.carry_out(job, ledger, run, dry_run=truth(self.dry_run))  # type: ignore[arg-type]
             except StoreError as failed:
-                self._give_up(context, run, failed)
+                self.give_up(
+                    context, run, FILES, "files", failed, hint="make the buckets answer, then clear this task."
+                )
                 raise
         self._say(done.seen)
         if done.stopped:
@@ -163,19 +165,3 @@ class BackupFilesOperator(BackupBase):
                 )
             )
         return found
-
-    def _give_up(self, context: Context, run: Run, failed: Any) -> None:
-        """On the last try: tell that there is no backup."""
-        from upkeep.findings import Finding, judged
-
-        ti: Any = context["ti"]
-        if ti.try_number <= (getattr(ti, "max_tries", 0) or 0):
-            return
-        finding = Finding(
-            check=FILES,
-            object="files",
-            severity=self.rules.severity,
-            summary=f"no backup of the files was made: {failed.message}",
-            hint=failed.hint,
-        )
-        self.conclude(run, [judged(FILES, self.rules.severity, [finding], object="files")], needs_ledger=False)
