@@ -217,3 +217,18 @@ def test_who_may_not_is_told_what_to_allow(redis: Client) -> None:
 def test_nobody_there(home: Home) -> None:
     with pytest.raises(CacheError, match=r"Redis at 127.0.0.1:\d+: ConnectionError[\s\S]*0 keys were removed"):
         clear({"host": "127.0.0.1", "port": home.port("redis.nobody"), "db": 0}, ["cache:"])
+
+
+def test_a_cluster_is_cleared_on_each_of_its_masters(home: Home) -> None:
+    port = start(home, "redis.cluster", "--cluster-enabled", "yes")
+    try:
+        with Client(port=port) as node:
+            node.execute_command("cluster", "addslots", *range(16_384))
+            processes.wait_until(lambda: node.cluster("info")["cluster_state"] == "ok", 10, "the cluster")
+            for place in range(500):
+                node.set(f"cache:{place}", "x")
+                node.set(f"session:{place}", "stays")
+            assert clear(to(node), ["cache:"]).gone == {"cache:": 500}
+            assert node.dbsize() == 500
+    finally:
+        processes.stop(home, "redis.cluster", sig=signal.SIGKILL)
