@@ -4,9 +4,9 @@ In an incident: gather evidence, ask, do one thing, and look whether it helped.
 - **Runs** on request: choose the platform, what is wrong and the one action to take. `diagnose` changes nothing.
 - **Touches** the ledger in `intake` (the incident and its timeline); in `call`, where the severity pages, an incident
   in PagerDuty and a channel in Slack; nothing in `evidence`. After a yes, `remedy` does one thing: replaces the Pods of
-  one Deployment, raises its least number of replicas for a while, rolls it back to the revision before, or clears the
-  cache's allowed prefixes (never FLUSH). `helped` writes a canary row. `put_back` waits for the end of a scaling,
-  without a worker, and puts back what was before.
+  one Deployment, raises its least number of replicas for a while, rolls it back to the revision before, clears the
+  cache's allowed prefixes (never FLUSH), or has the CDN forget some addresses or tags (never everything). `helped`
+  writes a canary row. `put_back` waits for the end of a scaling, without a worker, and puts back what was before.
 - **Re-run** any task whenever you like: the same run never restarts twice, scales twice, or rolls back further.
 - **If it fails** in `remedy`, something spoke against it: the message says what and how to go on. In `helped`, it was
   done and the platform is still ill: the message names the next step of the ladder; trigger this Dag again with it.
@@ -45,7 +45,15 @@ PARAMS = {
     "deployment": Param("", type="string", maxLength=63, description="For restart, scale and rollback: its name."),
     "replicas": Param(0, type="integer", minimum=0, maximum=1000, description="For scale: at least so many."),
     "minutes": Param(60, type="integer", minimum=5, maximum=1440, description="For scale: put back after this long."),
-    "prefixes": Param("", type="string", maxLength=1000, description="For cache: which of the allowed; empty for all."),
+    "prefixes": Param(
+        "", type="string", maxLength=1000, description="For cache: which of the allowed in Redis; empty for all."
+    ),
+    "addresses": Param(
+        "",
+        type="string",
+        maxLength=50_000,
+        description="For cache: what the CDN forgets instead, https://… or tag:…, a blank between them.",
+    ),
     "downtime": Param(False, type="boolean", description="Whether an interruption is accepted."),
 }
 

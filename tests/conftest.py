@@ -126,6 +126,9 @@ class Live:
     platforms: Path
     """Its platform files: copies of ours, with clocks short enough for tests."""
 
+    dags: Path
+    """Where a test may put Dags of its own, beside ours."""
+
     def ledger(self) -> Ledger:
         return Ledger(airflow.ledger_conninfo(self.home))
 
@@ -172,12 +175,23 @@ def live() -> Iterator[Live]:
             text = text.replace(long, short)
         (platforms / file.name).write_text(text)
     try:
-        home.remember("airflow", environment={"UPKEEP_PLATFORMS": str(platforms)})
+        local, dags = "airflow.dag_processing.bundles.local.LocalDagBundle", home.directory("dags")
+        bundles = [
+            {"name": "dags-folder", "classpath": local, "kwargs": {}},
+            {"name": "tests", "classpath": local, "kwargs": {"path": str(dags)}},
+        ]
+        home.remember(
+            "airflow",
+            environment={
+                "UPKEEP_PLATFORMS": str(platforms),
+                "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(bundles),
+            },
+        )
         sandbox.up(home, scale=0.05)
         airflow.start(home, timeout_s=300)
         setup: dict[str, Any] = {"env": {**os.environ, **airflow.environment(home)}, "cwd": REPOSITORY, "timeout": 120}
         subprocess.run([sys.executable, "-m", "upkeep", "setup"], check=True, capture_output=True, **setup)
-        yield Live(home, airflow.Api(home), Inbox(home), platforms)
+        yield Live(home, airflow.Api(home), Inbox(home), platforms, dags)
     finally:
         airflow.stop(home)
         sandbox.down(home)

@@ -59,7 +59,9 @@ def test_a_maintenance_dag_tells_of_its_end_and_cannot_turn_green_over_a_failure
     assert dag.max_active_runs == 1
     watcher = dag.get_task("watcher")
     assert watcher.trigger_rule == "one_failed"
-    assert watcher.upstream_task_ids == set(dag.task_ids) - {"watcher"}
+    # Nothing but plain tasks may follow a set-up task; when it fails, what it is for is upstream-failed.
+    seen = {task.task_id for task in dag.tasks if not task.is_setup}
+    assert watcher.upstream_task_ids == seen - {"watcher"}
     assert dag.get_task("report").trigger_rule == "all_done"
 
 
@@ -94,13 +96,13 @@ AIRFLOW_SIDE = {
     # Asks which Dag is wanted, so that a task's process reads one platform file.
     "platforms/load.py",
     "alerts/operators.py", "alerts/tell.py", "alerts/callbacks.py", "alerts/senders.py", "alerts/by_hand.py",
-    "alerts/reconcile.py", "alerts/lifesign.py",
+    "alerts/reconcile.py", "alerts/lifesign.py", "alerts/mail.py", "doctor/channels.py",
     "report/storage.py", "report/page.py", "report/operators.py",
     "health/operators.py", "logs/operators.py", "cleanup/operators.py", "postgres/operators.py",
     "postgres/advice/operators.py", "postgres/reindex/operators.py", "retention/operators.py",
     "incident/operators.py", "incident/deeds.py",
     "backup/operators.py", "backup/retention/operators.py", "backup/files/operators.py",
-    "backup/configuration/operators.py",
+    "backup/configuration/operators.py", "backup/restore/operators.py", "backup/restore/deeds.py", "approval.py",
 }  # fmt: skip
 PLUGIN = REPOSITORY / "plugins" / "upkeep"
 PLAIN = [file for file in sorted(PLUGIN.rglob("*.py")) if str(file.relative_to(PLUGIN)) not in AIRFLOW_SIDE]

@@ -75,6 +75,8 @@ def test_every_disk_and_host_of_the_platform_is_looked_at_and_nobody_elses(home:
         "disk db-1:9100:/var/lib/postgresql",
         "disk node-0:9100:/",
         "disk node-1:9100:/",
+        "errors api",
+        "errors web",
         "memory db-0:9100",
         "memory db-1:9100",
         "memory node-0:9100",
@@ -100,6 +102,7 @@ def test_every_disk_and_host_of_the_platform_is_looked_at_and_nobody_elses(home:
             "95.0% of the disk of db-0:9100:/var/lib/postgresql is in use",
             Severity.P1,
         ),
+        ("studyspot_errors_high", "errors api", "12.0% of the requests to api fail", Severity.P1),
         ("studyspot_memory_high", "memory db-0:9100", "93.0% of the memory of db-0:9100 is in use", Severity.P2),
     ],
 )
@@ -109,6 +112,18 @@ def test_what_runs_full_is_found_and_heals(home: Home, fault: str, name: str, su
         assert (only(seen[name]).summary, only(seen[name]).severity) == (summary, severity)
         assert [key for key, outcome in seen.items() if outcome.state != "ok"] == [name]
     assert_well(home)
+
+
+def test_failing_requests_count_only_where_there_are_enough(home: Home) -> None:
+    few = STUDYSPOT.model_copy(update={"least_requests": 1000.0})
+    nobody = STUDYSPOT.model_copy(update={"requests_query": "service:requests:rate5m{platform='nobody'}"})
+    with broken(home, "studyspot_errors_high"):
+        seen = look(home, few)
+        assert seen["errors api"].state == "ok"
+        assert seen["errors api"].facts["said"] == "too few requests to judge by"
+        assert {look(home, nobody)[name].state for name in ("errors api", "errors web")} == {"unknown"}
+    silent = look(home, STUDYSPOT.model_copy(update={"errors_query": "", "requests_query": ""}))
+    assert not [name for name in silent if name.startswith("errors")]
 
 
 @pytest.mark.parametrize("fault", ["studyspot_metrics_missing", "metrics_stale"])

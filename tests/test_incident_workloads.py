@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -20,62 +14,16 @@ import pytest
 from kubernetes.client import ApiClient
 from kubernetes.config import new_client_from_config
 
-from sandbox.home import REPOSITORY, Home
+from sandbox.home import Home
 from sandbox.servers.kubernetes import api, kubeconfig
-from tests.kubernetes_cluster import API, NAMESPACE, PACE, WEB, deployment, pods, running_cluster, set_image, settled
+from tests import incident_cluster
+from tests.incident_cluster import APPS, HOUR, patch, rollout, scripted, settle, writes
+from tests.kubernetes_cluster import API, NAMESPACE, WEB, deployment, pods, set_image
 from upkeep.incident import evidence, remedies, workloads
 from upkeep.incident.workloads import RESTARTED, WorkloadError
 from upkeep.platforms.services import Deployment
 
-APPS = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
-SCALERS = f"/apis/autoscaling/v2/namespaces/{NAMESPACE}/horizontalpodautoscalers"
-MERGE = "application/merge-patch+json"
-HOUR = timedelta(hours=1)
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Home]:
-    with running_cluster(**PACE) as home:
-        settled(home)
-        yield home
-
-
-@pytest.fixture
-def client(cluster: Home) -> Iterator[ApiClient]:
-    """Everything as it was in the beginning."""
-    yield new_client_from_config(str(kubeconfig(cluster, NAMESPACE)))
-    api(cluster).send("DELETE", "/_sandbox/faults")
-    patch(cluster, API, {"metadata": {"labels": {"argocd.argoproj.io/instance": None}}})
-    for name, replicas in ((API, 3), (WEB, 2)):
-        meta = {"annotations": {remedies.BEFORE: None}}
-        patch(cluster, name, {"metadata": meta, "spec": {"replicas": replicas, "paused": False}})
-    set_image(cluster, API, "1.0")
-    set_image(cluster, WEB, "1.0")
-    scaler = {"metadata": {"annotations": {remedies.BEFORE: None}}, "spec": {"minReplicas": 3, "maxReplicas": 10}}
-    api(cluster).send("PATCH", f"{SCALERS}/{API}", scaler, media_type=MERGE)
-    settled(cluster)
-
-
-def patch(cluster: Home, name: str, body: dict[str, Any]) -> None:
-    api(cluster).send("PATCH", f"{APPS}/{name}", body, media_type=MERGE)
-
-
-@contextmanager
-def scripted(cluster: Home, **fault: Any) -> Iterator[None]:
-    api(cluster).send("POST", "/_sandbox/faults", {"name": "here", **fault})
-    try:
-        yield
-    finally:
-        api(cluster).send("DELETE", "/_sandbox/faults?name=here")
-
-
-def writes(cluster: Home) -> list[str]:
-    seen = api(cluster).get("/_sandbox/requests")
-    return [one["path"].partition("?")[0] for one in seen if one["method"] == "PATCH" and "_sandbox" not in one["path"]]
-
-
-def rollout(client: ApiClient, name: str, within_s: float = 20) -> workloads.Workload:
-    return workloads.wait(client, NAMESPACE, name, within_s=within_s)
+cluster, client = incident_cluster.cluster, incident_cluster.client
 
 
 # -- restart ---------------------------------------------------------------------------------------------
@@ -273,112 +221,6 @@ def test_a_quota_that_is_short_refuses(cluster: Home, client: ApiClient) -> None
         assert deployment(cluster, WEB)["spec"]["replicas"] == 2
     finally:
         api(cluster).send("DELETE", f"/api/v1/namespaces/{NAMESPACE}/resourcequotas/small")
-
-
-def settle(client: ApiClient, name: str, replicas: int) -> None:
-    deadline = time.monotonic() + 20
-    while (found := workloads.look(client, NAMESPACE, name)).wanted != replicas or not found.rolled_out:
-        assert time.monotonic() < deadline, found.standing()
-        time.sleep(0.1)
-
-
-# -- rollback --------------------------------------------------------------------------------------------
-
-
-def test_a_rollback_goes_to_what_differs_and_only_once(cluster: Home, client: ApiClient) -> None:
-    set_image(cluster, WEB, "1.1")
-    rollout(client, WEB)
-    set_image(cluster, WEB, "broken")
-    # A restart since is no revision to go back to.
-    target = remedies.earlier(client, NAMESPACE, WEB)
-    assert target.images["app"].endswith(":1.1")
-    assert remedies.undo(client, NAMESPACE, WEB, target.replica_set).changed
-    found = rollout(client, WEB)
-    assert found.images["app"].endswith(":1.1")
-    # Killed after it and done again with what was chosen then: the version before last is not next.
-    again = remedies.undo(client, NAMESPACE, WEB, target.replica_set)
-    assert (again.changed, again.said.endswith("already")) == (False, True)
-    assert workloads.look(client, NAMESPACE, WEB).images == found.images
-
-
-def test_restarts_are_no_revisions_to_go_back_to(cluster: Home, client: ApiClient) -> None:
-    set_image(cluster, WEB, "2.0")
-    rollout(client, WEB)
-    remedies.restart(client, NAMESPACE, WEB, key="in between")
-    rollout(client, WEB)
-    assert not remedies.earlier(client, NAMESPACE, WEB).images["app"].endswith(":2.0")
-
-
-def test_somebody_quicker_wins(cluster: Home, client: ApiClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    set_image(cluster, WEB, "3.0")
-    rollout(client, WEB)
-    target = remedies.earlier(client, NAMESPACE, WEB)
-    meanwhile = remedies._replica_sets
-
-    def quicker(*arguments: Any) -> Any:
-        set_image(cluster, WEB, "3.1")
-        return meanwhile(*arguments)
-
-    monkeypatch.setattr(remedies, "_replica_sets", quicker)
-    with pytest.raises(WorkloadError, match=r"(409|422) to patch_namespaced_deployment"):
-        remedies.undo(client, NAMESPACE, WEB, target.replica_set)
-    assert deployment(cluster, WEB)["spec"]["template"]["spec"]["containers"][0]["image"].endswith(":3.1")
-
-
-def test_no_earlier_revision(cluster: Home, client: ApiClient) -> None:
-    with pytest.raises(WorkloadError, match=r"has no ReplicaSet studyspot-web-gone any more"):
-        remedies.undo(client, NAMESPACE, WEB, "studyspot-web-gone")
-
-
-# -- killed ----------------------------------------------------------------------------------------------
-
-KILLED = """
-import os, signal, sys
-from datetime import timedelta
-from kubernetes.config import new_client_from_config
-from upkeep.incident import remedies
-from upkeep.platforms.services import Deployment
-config, act, when = sys.argv[1:]
-client = new_client_from_config(config)
-patch = remedies.ask
-def dies(call, *arguments, **named):
-    if "patch" in call.__name__ and when == "before":
-        os.kill(os.getpid(), signal.SIGKILL)
-    answer = patch(call, *arguments, **named)
-    if "patch" in call.__name__:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return answer
-remedies.ask = dies
-{"restart": lambda: remedies.restart(client, "studyspot", "studyspot-web", key="killed"),
- "scale": lambda: remedies.scale(client, "studyspot", Deployment(name="studyspot-web", most=8), to=3,
-                                 lasts=timedelta(hours=1)),
- "put back": lambda: remedies.put_back(client, "studyspot", "studyspot-web")}[act]()
-"""
-
-
-@pytest.mark.parametrize("when", [pytest.param("before", marks=pytest.mark.soak), "after"])
-def test_killed_and_done_again_it_is_done_once(cluster: Home, client: ApiClient, when: str) -> None:
-    config = str(kubeconfig(cluster, NAMESPACE))
-    env = {**os.environ, "PYTHONPATH": str(REPOSITORY / "plugins")}
-
-    def killed(act: str) -> None:
-        done = subprocess.run([sys.executable, "-c", KILLED, config, act, when], env=env, check=False)
-        assert done.returncode == -signal.SIGKILL
-
-    patch(cluster, WEB, {"spec": {"template": {"metadata": {"annotations": {"upkeep.dev/restart": None}}}}})
-    rollout(client, WEB)
-    generation = deployment(cluster, WEB)["metadata"]["generation"]
-    killed("restart")
-    remedies.restart(client, NAMESPACE, WEB, key="killed")
-    rollout(client, WEB)
-    assert deployment(cluster, WEB)["metadata"]["generation"] == generation + 1
-    killed("scale")
-    remedies.scale(client, NAMESPACE, Deployment(name=WEB, most=8), to=3, lasts=HOUR)
-    settle(client, WEB, 3)
-    killed("put back")
-    remedies.put_back(client, NAMESPACE, WEB)
-    settle(client, WEB, 2)
-    assert remedies.BEFORE not in deployment(cluster, WEB)["metadata"].get("annotations", {})
 
 
 # -- evidence --------------------------------------------------------------------------------------------

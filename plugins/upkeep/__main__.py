@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from upkeep.doctor import channels, hosts, kafka, kubernetes, ledger, needs, postgres, redis, s3
 from upkeep.doctor.text import Part, as_json, complete, table
-from upkeep.doctor.verdict import MISSING, fine, missing, unseen
+from upkeep.doctor.verdict import MISSING, fine, missing, note, unseen
 from upkeep.errors import LedgerError, SettingsError, UpkeepError
 from upkeep.findings import Outcome
 from upkeep.health.side_by_side import Probe, look_side_by_side, one_line
@@ -209,7 +209,7 @@ def examine(names: Sequence[str] = ()) -> list[Part]:
     for outcome in look_side_by_side([probe for _, probe in probes], deadline_s=DEADLINE_S):
         done.setdefault(home[outcome.object], []).append(outcome)
     everything = [outcome for them in done.values() for outcome in them]
-    lost = any(outcome.check == "connection" and outcome.state != "ok" for outcome in everything)
+    lost = any(outcome.check == "connection" and outcome.worst == MISSING for outcome in everything)
     parts = [Part("upkeep", "what all platforms share", [_airflow(lost=lost), *done.get("upkeep", [])])]
     for platform in good:
         seen = [
@@ -278,6 +278,9 @@ def _probe(need: needs.Need) -> Probe | Outcome:
         look = _look(need)
     except SettingsError as wrong:
         if wrong.message.startswith("no connection"):
+            if need.without:
+                said = f"no such connection in Airflow: {need.without}"
+                return note("connection", need.conn_id, said, f"add it: {needs.FORM[need.kind]}")
             return missing(
                 "connection", need.conn_id, "no such connection in Airflow", f"add it: {needs.FORM[need.kind]}"
             )
@@ -303,6 +306,15 @@ def _look(need: needs.Need) -> partial[list[Outcome]]:
         from upkeep.hooks import slack
 
         return partial(channels.slack, slack(conn_id).client, conn_id, need.channels)
+    if need.kind == "pagerduty_rest":
+        return partial(channels.pagerduty_rest, connections.connection(conn_id))
+    if need.kind == "smtp":
+        return partial(channels.mail, connections.connection(conn_id))
+    if need.kind == "airflow_api":
+        return partial(channels.airflow_api, conn_id)
+    if need.kind == "heartbeat":
+        connections.connection(conn_id)
+        return partial(channels.heartbeat, conn_id)
     if need.kind == "redis":
         return partial(redis.look, connections.redis_arguments(conn_id), conn_id)
     if need.kind == "s3":
@@ -310,6 +322,8 @@ def _look(need: needs.Need) -> partial[list[Outcome]]:
 
         return partial(s3.look, S3Hook(conn_id).get_conn(), conn_id, need.bucket, writes=need.writes)
     assert platform is not None
+    if need.kind == "cdn" and platform.cdn is not None:
+        return partial(channels.cdn, connections.cdn_access(conn_id, platform.cdn.api), conn_id)
     if need.kind == "kafka" and platform.kafka is not None:
         return partial(kafka.look, connections.kafka_config(conn_id), conn_id, platform.kafka)
     if need.kind == "kubernetes" and platform.kubernetes is not None:

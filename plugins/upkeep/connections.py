@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection, Context
     from kubernetes.client import ApiClient
 
+    from upkeep.incident.cdn import Access as CdnAccess
+
 LEDGER = "upkeep_ledger"
 
 HOLD = "upkeep_hold"
@@ -126,6 +128,23 @@ def kubernetes_client(conn_id: str) -> ApiClient:
     from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
 
     return KubernetesHook(conn_id=conn_id).get_conn()
+
+
+def cdn_access(conn_id: str, api: str) -> CdnAccess:
+    """
+    :param api: base address, unless the connection names a host of its own.
+    :raises SettingsError: no token, or no zone.
+    """
+    from upkeep.incident.cdn import Access
+
+    found = connection(conn_id)
+    zone = str(found.extra_dejson.get("zone") or "")
+    if not found.password or not zone.isalnum():
+        raise SettingsError(
+            f"connection {conn_id!r} has no {'zone' if found.password else 'token'}",
+            hint='its password is an API token that may purge the cache, its extra {"zone": "the zone\'s id"}.',
+        )
+    return Access(found.host or api, zone, found.password)
 
 
 def s3_client(conn_id: str) -> Any:

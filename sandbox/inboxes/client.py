@@ -74,6 +74,10 @@ class Inbox:
         """Who gave a sign of life: ``{"upkeep": {"count", "last", "silent_s"}}``."""
         return dict(self._ask("GET", "heartbeats"))
 
+    def purged(self) -> list[dict[str, Any]]:
+        """What the CDN was asked to forget: ``{"files": [...]}``."""
+        return list(self._ask("GET", "purged"))
+
     def script(self, path: str, **misbehave: Any) -> None:
         """
         Let requests to ``path`` (a shell pattern) misbehave; see sandbox.inboxes.script.Script for what there is.

@@ -10,6 +10,8 @@ from typing import Any
 
 from sandbox.inboxes.wire import Answer
 
+SERVICES = ("pagerduty", "slack", "heartbeat", "cloudflare")
+
 
 @dataclass
 class Script:
@@ -23,7 +25,7 @@ class Script:
     """Which requests: a shell pattern on the path."""
 
     service: str | None = None
-    """``pagerduty`` or ``slack``; None is both."""
+    """One of ``SERVICES``; None is all of them."""
 
     name: str = ""
     """A second script of the same name replaces the first."""
@@ -64,8 +66,8 @@ class Script:
         script = cls(**asked)
         if not (script.status or script.error or script.hang_s or script.close or script.every_s):
             raise ValueError("a script needs one of status, error, hang_s, close, every_s")
-        if script.service not in (None, "pagerduty", "slack", "heartbeat"):
-            raise ValueError("service is pagerduty or slack or heartbeat")
+        if script.service not in (None, *SERVICES):
+            raise ValueError(f"service is one of {', '.join(SERVICES)}")
         if script.times is not None and script.times < 1:
             raise ValueError("times is at least 1")
         script.name = script.name or f"{script.path} {script.status or script.error or ''}".strip()

@@ -14,7 +14,8 @@ from typing import Any
 
 from aiohttp import web
 
-from sandbox.inboxes import heartbeats, page
+from sandbox.inboxes import cloudflare, heartbeats, page
+from sandbox.inboxes.cloudflare import Cloudflare
 from sandbox.inboxes.heartbeats import Heartbeats
 from sandbox.inboxes.journal import Journal
 from sandbox.inboxes.mail import serve_mail
@@ -28,6 +29,9 @@ MOST_BODY_BYTES = 16 * 1024 * 1024
 MOST_KEPT_CHARACTERS = 1024 * 1024
 MOST_KEPT_ANSWER = 2000
 
+WHOSE = {"/api/": "slack", "/services/": "slack", heartbeats.PREFIX: "heartbeat", cloudflare.PREFIX: "cloudflare"}
+"""Whom a path belongs to; all others are PagerDuty's."""
+
 
 @dataclass(frozen=True)
 class Config:
@@ -40,10 +44,12 @@ class Config:
     channels: list[str]
     strangers: list[str]
     users: list[str]
+    cloudflare_zone: str
+    cloudflare_token: str
 
 
 class Inboxes:
-    """Everything that arrived, and both services' state that follows from it."""
+    """Everything that arrived, and the services' state that follows from it."""
 
     def __init__(self, config: Config, journal: Journal) -> None:
         self.config = config
@@ -57,6 +63,7 @@ class Inboxes:
         self.events: list[dict[str, Any]] = []
         self.mails: list[dict[str, Any]] = []
         self.heartbeats = Heartbeats()
+        self.cloudflare = Cloudflare(zone=self.config.cloudflare_zone, token=self.config.cloudflare_token)
         self.pagerduty = PagerDuty(
             routing_keys=self.config.routing_keys, token=self.config.pagerduty_token, users=self.config.users
         )
@@ -85,10 +92,9 @@ class Inboxes:
         elif "unscript" in line:
             self.scripts.remove(line["unscript"])
 
-    def _service(self, name: str) -> PagerDuty | Slack | Heartbeats:
-        if name == "heartbeat":
-            return self.heartbeats
-        return self.slack if name == "slack" else self.pagerduty
+    def _service(self, name: str) -> PagerDuty | Slack | Heartbeats | Cloudflare:
+        services = {"heartbeat": self.heartbeats, "slack": self.slack, "cloudflare": self.cloudflare}
+        return services.get(name, self.pagerduty)
 
     def take_mail(self, mail: dict[str, Any]) -> None:
         self.mails.append(mail)
@@ -105,9 +111,7 @@ class Inboxes:
         :returns: the event, the script that applies, and the answer (None: drop the connection).
         """
         now = datetime.now(UTC)
-        name = "slack" if request.path.startswith(("/api/", "/services/")) else "pagerduty"
-        if request.path.startswith(heartbeats.PREFIX):
-            name = "heartbeat"
+        name = next((name for start, name in WHOSE.items() if request.path.startswith(start)), "pagerduty")
         service = self._service(name)
         body = request.body if isinstance(request.body, dict) else {}
         rate_key = str(body.get("channel") or body.get("routing_key") or "")
@@ -245,6 +249,9 @@ def page_application(inboxes: Inboxes) -> web.Application:
     async def signs_of_life(_: web.Request) -> web.StreamResponse:
         return web.json_response(inboxes.heartbeats.json(datetime.now(UTC)))
 
+    async def purged(_: web.Request) -> web.StreamResponse:
+        return web.json_response(inboxes.cloudflare.purged)
+
     async def scripts(_: web.Request) -> web.StreamResponse:
         return web.json_response([script.json() for script in inboxes.scripts])
 
@@ -255,6 +262,7 @@ def page_application(inboxes: Inboxes) -> web.Application:
     app.router.add_get("/_sandbox/slack", slack)
     app.router.add_get("/_sandbox/mail", mail)
     app.router.add_get("/_sandbox/heartbeats", signs_of_life)
+    app.router.add_get("/_sandbox/purged", purged)
     app.router.add_get("/_sandbox/script", scripts)
     return app
 

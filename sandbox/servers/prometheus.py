@@ -76,7 +76,13 @@ _HELP = {
     "node_filesystem_readonly": "Filesystem read-only status.",
     "node_memory_MemTotal_bytes": "Memory information field MemTotal_bytes.",
     "node_memory_MemAvailable_bytes": "Memory information field MemAvailable_bytes.",
+    "service:requests:rate5m": "Requests per second, as a recording rule keeps them.",
+    "service:request_errors:ratio_rate5m": "Share of requests answered with 5xx, as a recording rule keeps it.",
 }
+
+SERVICES = {"studyspot": ("api", "web"), "adaptive_learning": ("api", "app")}
+REQUESTS = 40.0
+ERRORS, MANY_ERRORS = 0.002, 0.12
 
 
 @dataclass(frozen=True)
@@ -204,6 +210,11 @@ def _exposition(platform: str, on: set[str]) -> Iterator[str]:
             samples["node_filesystem_free_bytes"].append(f"{{{where}}} {left}")
             samples["node_filesystem_avail_bytes"].append(f"{{{where}}} {left}")
             samples["node_filesystem_readonly"].append(f"{{{where}}} 0")
+    for service in SERVICES[platform]:
+        labels = f'{{platform="{platform}",service="{service}"}}'
+        failing = f"{platform}_errors_high" in on and service == "api"
+        samples["service:requests:rate5m"].append(f"{labels} {REQUESTS}")
+        samples["service:request_errors:ratio_rate5m"].append(f"{labels} {MANY_ERRORS if failing else ERRORS}")
     for name, lines in samples.items():
         yield f"# HELP {name} {_HELP[name]}\n# TYPE {name} gauge\n"
         yield from (f"{name}{line}\n" for line in lines)
@@ -309,6 +320,7 @@ def _heal_hang(home: Home) -> None:
 for _platform in ("studyspot", "adaptive_learning"):
     for _name, (_doc, _) in CHANGES.items():
         _measured(f"{_platform}_{_name}", f"{_platform}: {_doc}")
+    _measured(f"{_platform}_errors_high", f"{_platform}: {MANY_ERRORS:.0%} of the API's requests fail")
     _measured(f"{_platform}_metrics_missing", f"{_platform}: its hosts are measured by nobody")
 _measured("metrics_missing", "no host is measured, though the node exporter answers")
 fault("metrics_stale", "the node exporter is down: no new samples", break_=_break_stale, heal=_heal_stale)

@@ -43,7 +43,7 @@ def reconcile(ledger: Ledger, run: Run, *, grace_s: float = GRACE_S) -> int:
     """
     now = datetime.now(UTC)
     since = (_watermark(ledger) or now) - LOOK_BACK
-    with _client() as api:
+    with api_client() as api:
         told = 0
         for failed in _runs(api, "~", state="failed", end_date_gte=since.isoformat(), order_by="end_date"):
             ended = datetime.fromisoformat(failed["end_date"])
@@ -132,7 +132,8 @@ def _set_watermark(ledger: Ledger, at: datetime) -> None:
 # -- Airflow's public API ----------------------------------------------------------------------------------
 
 
-def _client() -> httpx.Client:
+def api_client() -> httpx.Client:
+    """:raises SettingsError: no usable connection. :raises httpx.HTTPError: it does not answer, or refuses."""
     import httpx
 
     found = connection(API)

@@ -1,8 +1,4 @@
-"""
-One bounded attempt to deliver a message, by the official clients.
-
-Mail goes by the standard library: the provider's SmtpHook tries five times, half a minute each.
-"""
+"""One bounded attempt to deliver a message, by the official clients."""
 
 from __future__ import annotations
 
@@ -10,6 +6,7 @@ import contextlib
 import logging
 from typing import Any
 
+from upkeep.alerts import mail
 from upkeep.alerts.messages import dedup_key
 from upkeep.alerts.redact import redact
 from upkeep.errors import SettingsError
@@ -47,7 +44,7 @@ def send(message: Message) -> str:
 
     :raises NotDelivered: no confirmation; ``permanent`` when the message itself was refused.
     """
-    senders = {"pagerduty": _pagerduty, "slack": _slack, "email": _email}
+    senders = {"pagerduty": _pagerduty, "slack": _slack, "email": mail.send}
     try:
         return senders[message.channel](message)
     except SettingsError as missing:
@@ -246,41 +243,3 @@ def _seconds(headers: Any) -> float | None:
         except (KeyError, TypeError, ValueError):
             continue
     return None
-
-
-# -- mail ----------------------------------------------------------------------------------------------------
-
-
-def _email(message: Message) -> str:
-    """Extras of the connection as the smtp provider names them: ``from_email``, ``disable_ssl``, ``disable_tls``."""
-    import smtplib
-    import ssl
-    from email.message import EmailMessage
-
-    from upkeep.connections import connection
-
-    found = connection(message.payload["conn_id"])
-    extra, host = found.extra_dejson, found.host or "localhost"
-    mail = EmailMessage()
-    mail["Subject"] = message.payload["subject"]
-    mail["From"] = extra.get("from_email") or found.login or "upkeep@localhost"
-    mail["To"] = ", ".join(message.payload["to"])
-    # The same at every attempt: mail programs show it once.
-    mail["Message-ID"] = f"<upkeep-{message.id}-{message.created_s:.0f}@{host}>"
-    mail.set_content(message.payload["body"])
-    plain = str(extra.get("disable_ssl", "")).lower() == "true"
-    try:
-        if plain:
-            server = smtplib.SMTP(host, found.port or 587, timeout=TIMEOUT_S)
-        else:
-            context = ssl.create_default_context()
-            server = smtplib.SMTP_SSL(host, found.port or 465, timeout=TIMEOUT_S, context=context)
-        with server:
-            if plain and str(extra.get("disable_tls", "")).lower() != "true":
-                server.starttls(context=ssl.create_default_context())
-            if found.login:
-                server.login(found.login, found.password or "")
-            server.send_message(mail)
-    except (smtplib.SMTPException, OSError) as refused:
-        raise NotDelivered(f"{type(refused).__name__}: {redact(str(refused))}", down=True) from refused
-    return "accepted"

@@ -106,6 +106,8 @@ class BackupDatabaseOperator(BackupBase):
     left is swept by the next.
     """
 
+    converging = True
+
     def act(self, context: Context, run: Run) -> dict[str, Any]:
         import psycopg
 
@@ -248,7 +250,7 @@ class VerifyBackupOperator(BackupBase):
             manifest.folder("", wanted)
             return wanted
         if self.older:
-            return self._any_older(store)
+            return self._any_older(store, context)
         events: Any = context.get("triggering_asset_events") or {}
         ids = [str((event.extra or {}).get("id") or "") for some in events.values() for event in some]
         if any(ids):
@@ -260,7 +262,7 @@ class VerifyBackupOperator(BackupBase):
             hint="trigger the backup Dag; there is nothing to verify, and nothing to restore.",
         )
 
-    def _any_older(self, store: Store) -> str:
+    def _any_older(self, store: Store, context: Context) -> str:
         import random
 
         from upkeep.backup import manifest, verification
@@ -269,7 +271,8 @@ class VerifyBackupOperator(BackupBase):
         others = [id for id in manifest.committed(store, self.database.prefix) if id != newest]
         if not others:
             raise AirflowSkipException("there is no older backup")
-        return random.choice(others)
+        # The same for each try of this run: what was red is looked at again.
+        return random.Random(str(context["run_id"])).choice(sorted(others))
 
     def _subject(self, ledger: Ledger, store: Store, id: str) -> Subject:
         from upkeep.backup import verdicts

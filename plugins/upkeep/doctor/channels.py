@@ -1,4 +1,4 @@
-"""PagerDuty and Slack: whether they would take a message. None is sent."""
+"""PagerDuty, Slack, mail and the other ways to the outside: whether they would take a message. None is sent."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from upkeep.doctor.verdict import fine, missing, unseen
+from upkeep.errors import UpkeepError
 from upkeep.findings import Outcome
 from upkeep.health.side_by_side import one_line
 
 if TYPE_CHECKING:
+    from airflow.sdk import Connection
     from slack_sdk import WebClient
+
+    from upkeep.incident.cdn import Access
 
 PAGERDUTY = "https://events.pagerduty.com"
 
@@ -55,3 +59,71 @@ def slack(client: WebClient, conn_id: str, channels: Sequence[str]) -> list[Outc
         cure = "add the scope chat:write to the app and install it again"
         outcomes.append(missing("scope", conn_id, f"the token has {scopes or 'no scopes'}, not chat:write", cure))
     return outcomes
+
+
+def pagerduty_rest(found: Connection) -> list[Outcome]:
+    """Whether the token is taken. In whose name incidents are made shows with the first one."""
+    import httpx
+
+    from upkeep.incident.outside import pagerduty_client
+
+    conn_id = found.conn_id
+    try:
+        with pagerduty_client(found.host or "", found.password or "", found.login or "") as client:
+            status = client.get("/abilities").status_code
+    except UpkeepError as wrong:
+        return [missing("login", conn_id, wrong.message, wrong.hint)]
+    except (httpx.HTTPError, httpx.InvalidURL) as down:
+        return [unseen("connect", conn_id, one_line(down), cure="let the workers reach it (TCP 443)")]
+    if status in (401, 403):
+        return [missing("token", conn_id, f"PagerDuty answers {status}", f"put a REST API token into {conn_id}")]
+    if status >= 400:
+        return [unseen("connect", conn_id, f"PagerDuty answers {status}")]
+    return [fine("token", conn_id, f"the token is taken; incidents are made in the name of {found.login}")]
+
+
+def mail(found: Connection) -> list[Outcome]:
+    """Whether the mail server takes the login. No mail is sent."""
+    import smtplib
+
+    from upkeep.alerts.mail import session
+
+    conn_id = found.conn_id
+    try:
+        with session(found) as server:
+            code, said = server.noop()
+    except smtplib.SMTPAuthenticationError as refused:
+        return [missing("login", conn_id, one_line(refused), f"correct login and password of {conn_id}")]
+    except (smtplib.SMTPException, OSError) as down:
+        return [unseen("connect", conn_id, one_line(down), cure="let the workers reach it, or correct host and port")]
+    return [fine("login", conn_id, f"the mail server answers {code} {said.decode(errors='replace')}")]
+
+
+def airflow_api(conn_id: str) -> list[Outcome]:
+    """Whether Airflow's own API lets runs be read: killed ones tell nobody themselves."""
+    import httpx
+
+    from upkeep.alerts.reconcile import api_client
+
+    try:
+        with api_client() as api:
+            answer = api.get("/api/v2/dags/~/dagRuns", params={"limit": 1}).raise_for_status()
+    except httpx.HTTPStatusError as refused:
+        status = refused.response.status_code
+        if status in (401, 403):
+            cure = f"give {conn_id} a login (or token) that may read Dag runs: the role Viewer may"
+            return [missing("login", conn_id, f"Airflow's API answers {status}", cure)]
+        return [unseen("connect", conn_id, f"Airflow's API answers {status}")]
+    except (httpx.HTTPError, httpx.InvalidURL) as down:
+        return [unseen("connect", conn_id, one_line(down), cure=f"correct the host of {conn_id}")]
+    return [fine("login", conn_id, f"may read runs ({answer.json().get('total_entries', 0)} so far)")]
+
+
+def heartbeat(conn_id: str) -> list[Outcome]:
+    """Asking it would be a sign of life."""
+    return [fine("connection", conn_id, "is there; `alert_delivery` shows whether it answers")]
+
+
+def cdn(access: Access, conn_id: str) -> list[Outcome]:
+    """Only a purge would show whether the token may purge."""
+    return [fine("token", conn_id, f"token and zone are there for {access.api}; the first purge shows its rights")]

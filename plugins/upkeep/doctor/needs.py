@@ -8,7 +8,10 @@ from typing import Literal
 
 from upkeep.platforms import Platform
 
-Kind = Literal["ledger", "pagerduty", "slack", "postgres", "owner", "redis", "kafka", "kubernetes", "s3"]
+Kind = Literal[
+    "ledger", "pagerduty", "pagerduty_rest", "slack", "smtp", "airflow_api", "heartbeat",
+    "postgres", "owner", "redis", "kafka", "kubernetes", "s3", "cdn",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,9 @@ class Need:
     channels: tuple[str, ...] = ()
     """Of kind ``slack``: where it posts."""
 
+    without: str = ""
+    """What is lost without it; empty where maintenance needs it."""
+
 
 FORM = {
     "ledger": "Postgres; host, login, password, schema = the ledger's database",
@@ -38,7 +44,12 @@ FORM = {
     "kafka": 'Kafka; extra is librdkafka configuration: {"bootstrap.servers": "host:9092"}',
     "kubernetes": "Kubernetes; extra with kube_config_path, or in_cluster",
     "s3": "Amazon Web Services; login and password = key pair, or extra with role_arn",
+    "pagerduty_rest": "PagerDuty; host, login = whose name incidents are made in, password = a REST API token",
+    "smtp": "SMTP; host, port, login, password; extra with from_email",
+    "airflow_api": "HTTP; host = where the API server answers, login and password, or a token alone as password",
+    "heartbeat": "HTTP; host and password together are the URL that expects a sign of life",
     "pagerduty": "PagerDuty Events; password = the integration's routing key",
+    "cdn": 'HTTP; password = an API token that may purge the cache, extra = {"zone": "the zone\'s id"}',
     "slack": "Slack API; password = the bot's token, scope chat:write",
 }
 """What such a connection looks like in Airflow."""
@@ -52,6 +63,11 @@ def shared(platforms: Sequence[Platform]) -> Iterator[Need]:
     for conn_id in _once(p.alerts.slack_conn_id for p in platforms):
         channels = _once(p.alerts.channel for p in platforms if p.alerts.slack_conn_id == conn_id)
         yield Need(conn_id, "slack", channels=tuple(channels))
+    for conn_id in _once(p.alerts.smtp_conn_id for p in platforms if p.alerts.email):
+        yield Need(conn_id, "smtp")
+    yield Need("upkeep_pagerduty_rest", "pagerduty_rest", without="nobody's acknowledgement is seen, no incident made")
+    yield Need("upkeep_airflow_api", "airflow_api", without="a run whose process was killed is told by nobody")
+    yield Need("upkeep_heartbeat", "heartbeat", without="nobody notices when Upkeep itself has stopped")
 
 
 def own(platform: Platform) -> Iterator[Need]:
@@ -67,6 +83,8 @@ def own(platform: Platform) -> Iterator[Need]:
         yield Need(platform.conn("kafka"), "kafka", platform)
     if platform.kubernetes is not None:
         yield Need(platform.conn("kubernetes"), "kubernetes", platform)
+    if platform.cdn is not None:
+        yield Need(platform.conn("cdn"), "cdn", platform)
     if platform.backup is not None:
         if platform.backup.files is not None:
             yield Need(platform.conn("s3"), "s3", platform, bucket=platform.backup.files.bucket)

@@ -1,4 +1,4 @@
-"""Disk and memory of the platform's hosts, as Prometheus knows them; the worker's own are nobody's business."""
+"""Disk and memory of the platform's hosts, and its failed requests, as Prometheus knows them; never the worker's."""
 
 from __future__ import annotations
 
@@ -29,6 +29,13 @@ TIMEOUT_S = 3.0
 HINTS = {
     "disk": "find what grows: WAL held back by a slot, logs, images; make room or grow the volume before it is full.",
     "memory": "find which process grew (`systemd-cgtop`, `kubectl top pod`); the kernel ends the largest one.",
+    "errors": "look at the newest release and at what failing requests share; `incident_response`, symptom errors.",
+}
+
+SAYS = {
+    "disk": "{share:.1%} of the disk of {object} is in use",
+    "memory": "{share:.1%} of the memory of {object} is in use",
+    "errors": "{share:.1%} of the requests to {object} fail",
 }
 
 GONE = "last_over_time(({query})[1h:1m]) unless ({query})"
@@ -51,7 +58,7 @@ class NoAnswer(Exception):
 
 def look(settings: Metrics, *, connect_to: Mapping[str, str], now: datetime | None = None) -> list[Outcome]:
     """
-    ``disk`` of each ``instance:mountpoint`` and ``memory`` of each ``instance``.
+    ``disk`` of each ``instance:mountpoint``, ``memory`` of each ``instance``, ``errors`` of each service.
 
     :param connect_to: other addresses for ``host:port``, as curl's ``--connect-to``.
     :param now: against which the age of samples is judged.
@@ -59,17 +66,15 @@ def look(settings: Metrics, *, connect_to: Mapping[str, str], now: datetime | No
     prometheus = _Prometheus(settings.prometheus, connect_to)
     moment = now or datetime.now(UTC)
     asked = (("disk", settings.disk_query, settings.disk), ("memory", settings.memory_query, settings.memory))
-    return look_side_by_side(
-        [
-            Probe(
-                check,
-                threshold.critical_severity,
-                partial(_look, settings, prometheus, check, query, threshold, moment),
-            )
-            for check, query, threshold in asked
-        ],
-        deadline_s=MOST_SECONDS + 0.5,
-    )
+    probes = [
+        Probe(check, threshold.critical_severity, partial(_look, settings, prometheus, check, query, threshold, moment))
+        for check, query, threshold in asked
+    ]
+    if settings.errors_query:
+        probes.append(
+            Probe("errors", settings.errors.critical_severity, partial(_errors, settings, prometheus, moment))
+        )
+    return look_side_by_side(probes, deadline_s=MOST_SECONDS + 0.5)
 
 
 def disk_in_use(settings: Metrics, *, connect_to: Mapping[str, str]) -> float | None:
@@ -117,9 +122,9 @@ def _look(
         # Nothing found is nothing known, and one trouble however many disks there were.
         lost = f" any more; it had {len(gone)} within the last hour" if gone else ""
         return [unknown(check, severity, f"Prometheus has no series for {query}{lost}")]
-    outcomes = []
+    outcomes, name = [], NAMES[check]
     for each in series:
-        object = _object(each.labels)
+        object = name(each.labels)
         age_s = max((age for labels, age in ages if _belongs(labels, each.labels)), default=None)
         if each.value != each.value:
             outcomes.append(unknown(check, severity, "its share is no number", object=object))
@@ -130,10 +135,35 @@ def _look(
             outcomes.append(_judge(check, threshold, object, each.value, age_s))
     seen = {outcome.object for outcome in outcomes}
     for each in gone:
-        if (object := _object(each.labels)) not in seen:
+        if (object := name(each.labels)) not in seen:
             reason = f"it has stopped reporting within the last hour (last: {each.value:.1%})"
             outcomes.append(unknown(check, severity, reason, object=object, last_share=round(each.value, 4)))
     return outcomes
+
+
+def _errors(settings: Metrics, prometheus: _Prometheus, now: datetime) -> list[Outcome]:
+    """A share of hardly any requests is no verdict."""
+    check, severity = "errors", settings.errors.critical_severity
+    outcomes = _look(settings, prometheus, check, settings.errors_query, settings.errors, now)
+    if not settings.requests_query or all(outcome.state == "unknown" for outcome in outcomes):
+        return outcomes
+    try:
+        volume = {_service(each.labels): each.value for each in prometheus.instant(settings.requests_query)}
+    except NoAnswer as trouble:
+        return [unknown(check, severity, f"Prometheus: {trouble}")]
+    judged_ = []
+    for outcome in outcomes:
+        requests = volume.get(outcome.object)
+        if requests is not None and requests < settings.least_requests:
+            # Nothing divided by nothing is no number, and at night no trouble.
+            facts = {**outcome.facts, "requests_per_s": round(requests, 3), "said": "too few requests to judge by"}
+            judged_.append(judged(check, severity, [], object=outcome.object, **facts))
+        elif requests is None and outcome.state != "unknown":
+            reason = f"{settings.requests_query} has no series for it"
+            judged_.append(unknown(check, severity, reason, object=outcome.object))
+        else:
+            judged_.append(outcome)
+    return judged_
 
 
 def _judge(check: str, threshold: Threshold, object: str, share: float, age_s: float | None) -> Outcome:
@@ -145,7 +175,7 @@ def _judge(check: str, threshold: Threshold, object: str, share: float, age_s: f
                 check=check,
                 object=object,
                 severity=severity,
-                summary=f"{share:.1%} of the {check} of {object} is in use",
+                summary=SAYS[check].format(share=share, object=object),
                 hint=HINTS[check],
                 facts=facts,
             )
@@ -163,6 +193,14 @@ def _object(labels: Labels) -> str:
     if "instance" in labels:
         return ":".join(labels[name] for name in ("instance", "mountpoint") if name in labels)
     return ",".join(f"{name}={value}" for name, value in sorted(labels.items()) if name != "__name__")
+
+
+def _service(labels: Labels) -> str:
+    return labels.get("service") or _object(labels)
+
+
+NAMES = {"disk": _object, "memory": _object, "errors": _service}
+"""What each result is called: any series may carry ``service`` and ``instance``; the check knows which one counts."""
 
 
 # -- PromQL --------------------------------------------------------------------------------------------

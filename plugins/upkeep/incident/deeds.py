@@ -63,8 +63,14 @@ class RemedyOperator(PlatformOperator):
 
     def _do(self, asked: Asked, run: Run, target: Mapping[str, Any]) -> dict[str, Any]:
         from upkeep import connections
-        from upkeep.incident import cache, remedies
+        from upkeep.incident import cache, cdn, remedies
 
+        if asked.addresses:
+            assert self.subject.cdn is not None
+            access = connections.cdn_access(self.subject.conn("cdn"), self.subject.cdn.api)
+            purged = cdn.purge(access, self.subject.cdn, asked.addresses)
+            said = f"the CDN forgot {len(purged.addresses)} addresses and {len(purged.tags)} tags"
+            return {"changed": True, "said": said, **vars(purged)}
         if asked.action == "cache":
             done = cache.clear(connections.redis_arguments(self.subject.conn("redis")), asked.prefixes)
             gone = ", ".join(f"{count:,} {prefix}*" for prefix, count in done.gone.items())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from upkeep.errors import SettingsError
 from upkeep.findings import Severity
+from upkeep.incident import cdn
 from upkeep.incident.cache import chosen
 from upkeep.incident.naming import severity_named
 from upkeep.platforms import Platform
@@ -43,6 +44,11 @@ class Asked:
     """How long a scaling lasts."""
 
     prefixes: tuple[str, ...] = ()
+    """Of keys in Redis."""
+
+    addresses: tuple[str, ...] = ()
+    """And tags, for the CDN; then nothing in Redis is cleared."""
+
     downtime: bool = False
     """Whether an interruption is accepted."""
 
@@ -51,12 +57,15 @@ class Asked:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Asked:
-        return cls(**{**stored, "severity": Severity(stored["severity"]), "prefixes": tuple(stored["prefixes"])})
+        lists = {name: tuple(stored.get(name, ())) for name in ("prefixes", "addresses")}
+        return cls(**{**stored, "severity": Severity(stored["severity"]), **lists})
 
     @property
     def object(self) -> str:
         """What the action is done to."""
-        return ", ".join(self.prefixes) if self.action == "cache" else self.deployment or self.platform
+        if self.action == "cache":
+            return _some(self.addresses or self.prefixes)
+        return self.deployment or self.platform
 
     @property
     def sentence(self) -> str:
@@ -65,7 +74,9 @@ class Asked:
             "diagnose": "look, and change nothing",
             "restart": f"restart {self.deployment}" + (", which interrupts it" if self.downtime else ""),
             "scale": f"scale {self.deployment} to at least {self.replicas} for {self.minutes} minutes",
-            "cache": f"clear the cache's keys that begin with {', '.join(self.prefixes)}",
+            "cache": f"have the CDN forget {_some(self.addresses)}"
+            if self.addresses
+            else f"clear the cache's keys that begin with {', '.join(self.prefixes)}",
             "rollback": f"roll {self.deployment} back to the revision before",
         }[self.action]
 
@@ -82,6 +93,7 @@ def read(platform: Platform, params: Mapping[str, Any]) -> Asked:
         raise SettingsError(f"no symptom {symptom[:100]!r}", hint=f"there are: {', '.join(LADDER)}.")
     needs_deployment = action in ("restart", "scale", "rollback")
     deployment = _deployment(platform, str(params.get("deployment") or ""), needs_deployment)
+    prefixes, addresses = _caches(platform, params) if action == "cache" else ((), ())
     return Asked(
         platform=platform.name,
         severity=severity_named(platform, str(params.get("severity") or "")[:100]),
@@ -91,7 +103,8 @@ def read(platform: Platform, params: Mapping[str, Any]) -> Asked:
         deployment=deployment,
         replicas=_replicas(platform, deployment, params.get("replicas")) if action == "scale" else 0,
         minutes=_number(params.get("minutes") or 60, "minutes", 5, 24 * 60),
-        prefixes=_prefixes(platform, params.get("prefixes") or []) if action == "cache" else (),
+        prefixes=prefixes,
+        addresses=addresses,
         downtime=params.get("downtime") is True,
     )
 
@@ -142,11 +155,31 @@ def _number(value: Any, what: str, least: int, most: int) -> int:
     return number
 
 
-def _prefixes(platform: Platform, asked: Any) -> tuple[str, ...]:
+def _caches(platform: Platform, params: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Prefixes in Redis, or addresses of the CDN."""
+    prefixes, addresses = _words(params.get("prefixes")), _words(params.get("addresses"))
+    if prefixes and addresses:
+        raise SettingsError(
+            "prefixes of Redis and addresses of the CDN together",
+            hint="one at a time, or nobody knows which one helped: Redis first, it is what the CDN asks.",
+        )
+    if addresses:
+        if platform.cdn is None:
+            raise SettingsError(f"{platform.name} has no CDN", hint="its platform file has no section `cdn`.")
+        return (), tuple(cdn.chosen(addresses, platform.cdn))
     if platform.redis is None:
         raise SettingsError(f"{platform.name} has no cache", hint="its platform file has no section `redis`.")
-    words = asked.split() if isinstance(asked, str) else [str(one) for one in asked]
-    return tuple(chosen(words, platform.redis.cache_prefixes))
+    return tuple(chosen(prefixes, platform.redis.cache_prefixes)), ()
+
+
+def _words(asked: Any) -> list[str]:
+    return asked.split() if isinstance(asked, str) else [str(one) for one in asked or ()]
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first few, and how many more."""
+    few = ", ".join(one if len(one) <= 100 else f"{one[:100]}…" for one in names[:3])
+    return few + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _text(said: str) -> str:

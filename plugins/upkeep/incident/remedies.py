@@ -193,8 +193,8 @@ def undo(client: ApiClient, namespace: str, name: str, target: str) -> Done:
     labels = {key: value for key, value in template["metadata"]["labels"].items() if key != "pod-template-hash"}
     wanted = {**template, "metadata": {**template["metadata"], "labels": labels}}
     patch = [
-        # Refused with 409 or 422 when somebody was quicker.
-        {"op": "test", "path": "/metadata/resourceVersion", "value": found.raw["metadata"]["resourceVersion"]},
+        # Refused with 409 or 422 when somebody was quicker; resourceVersion changes with each Pod that comes or goes.
+        {"op": "test", "path": "/metadata/generation", "value": found.raw["metadata"]["generation"]},
         {"op": "replace", "path": "/spec/template", "value": wanted},
     ]
     _patch(client, found, patch)

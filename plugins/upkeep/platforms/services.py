@@ -273,5 +273,17 @@ class Metrics(Section):
     memory: ShareUsed = Threshold(warn=0.8, critical=0.9, warn_severity=Severity.P3, critical_severity=Severity.P2)
     """Share of a host's memory in use, caches not counted."""
 
+    errors_query: str = ""
+    """PromQL whose series are shares of requests that failed, one per service; without it nobody looks."""
+
+    requests_query: str = ""
+    """PromQL for the requests behind those shares, a second, with the same labels; without it every share counts."""
+
+    errors: ShareUsed = Threshold(warn=0.01, critical=0.05, warn_severity=Severity.P2, critical_severity=Severity.P1)
+    """Share of requests that failed."""
+
+    least_requests: float = Field(default=0.2, ge=0, le=1e6)
+    """Requests a second below which a share says nothing: one error of three visitors at night."""
+
     fresh: Annotated[Duration, Between("15s", "1d")] = timedelta(minutes=5)
     """Samples older than this are ``unknown``: the pipeline is stale, not the disk fine."""

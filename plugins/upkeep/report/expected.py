@@ -21,7 +21,7 @@ _WORDS = {
     "redis": ("redis",),
     "kafka": ("kafka",),
     "kubernetes": ("kubernetes", "pod", "pods", "deployment", "node", "nodes"),
-    "metrics": ("metrics", "prometheus", "disk", "memory", "host"),
+    "metrics": ("metrics", "prometheus", "disk", "memory", "errors", "host"),
     "hosts": ("logs", "log", "temporary", "hosts", "cleanup"),
 }
 """First words of the names of the checks, and the capabilities, that belong to a section."""
