@@ -166,6 +166,7 @@ def prepare_platform(home: Home, name: str, database: str) -> None:
     roles = (REPOSITORY / "include" / "sql" / "postgres" / "roles.sql").read_bytes()
     with superuser(home, name, database) as connection:
         connection.execute("select set_config('upkeep.tables_owner', 'app_owner', false)")
+        connection.execute("select set_config('upkeep.restores', 'on', false)")
         connection.execute(roles)
         connection.execute(
             "alter default privileges for role app_owner grant select, insert, update, delete on tables to app;"

@@ -11,6 +11,11 @@
 --
 -- Returns   nothing
 -- Settings  upkeep.tables_owner  the role that owns the application's tables
+--           upkeep.physical      on: the maintenance role may also copy the whole cluster and its log, for base backups
+--                                (backup.cluster); it then reads everything there is, hashes of passwords included, and
+--                                pg_hba.conf must let it in: host replication upkeep <workers>/32 scram-sha-256
+--           upkeep.restores      on: upkeep_owner may also make databases, rename those of the tables' owner, and end
+--                                sessions in them: what `backup.database.restore` of the platform file takes
 -- Locks     none that the application would notice
 -- Needs     PostgreSQL 14 or newer; superuser (on a managed server: its administrator, extensions allowed)
 --
@@ -73,6 +78,12 @@ begin
         create schema upkeep authorization upkeep_owner;
     end if;
     grant usage on schema upkeep to upkeep;
+    -- Restoring makes a database, and swaps names when nobody is in them.
+    if coalesce(nullif(current_setting('upkeep.restores', true), ''), 'off')::boolean then
+        alter role upkeep_owner createdb;
+        grant pg_signal_backend to upkeep_owner;
+    end if;
+
 
     -- Where a probe writes, reads back and deletes a row: a server that only answers is not yet one that works.
     if to_regclass('upkeep.canary') is null then

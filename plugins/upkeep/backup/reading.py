@@ -131,7 +131,7 @@ class TableOfContents:
         self._out: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by finish
         self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         self._process: subprocess.Popen[bytes] = subprocess.Popen(
-            command([programs("pg_restore"), "--list"]),
+            command([programs("pg_restore"), "--list", "--create"]),
             env=programs.environment(),
             cwd="/",
             stdin=subprocess.PIPE,
@@ -139,6 +139,11 @@ class TableOfContents:
             stderr=self._said,
         )
         self._hungry = True
+
+    @property
+    def hungry(self) -> bool:
+        """Whether more of the archive is wanted."""
+        return self._hungry
 
     def feed(self, piece: bytes) -> None:
         if not self._hungry:

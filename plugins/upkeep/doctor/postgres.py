@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
+from upkeep.backup.restore.target import missing_rights
 from upkeep.doctor.verdict import fine, missing, note, unseen
 from upkeep.findings import Outcome
 from upkeep.health.side_by_side import one_line
@@ -224,6 +225,17 @@ def _owner_rights(connection: Connection, me: dict[str, Any], conn_id: str, plat
         yield missing("owner", conn_id, f"no member of {owners}, owner of {tables} tables", grants)
     else:
         yield fine("owner", conn_id, "acts as owner of every table")
+    if platform.backup and platform.backup.database and platform.backup.database.restore:
+        yield _may_restore(connection, me, conn_id)
+
+
+def _may_restore(connection: Connection, me: dict[str, Any], conn_id: str) -> Outcome:
+    """Only where the platform file wants restores: making databases is no right to give away unasked."""
+    lacking = missing_rights(connection, me["database"])
+    if not lacking:
+        return fine("restore", conn_id, "may make a database and swap it in")
+    said = "; ".join(said for said, _ in lacking)
+    return missing("restore", conn_id, said, "\n".join(grant for _, grant in lacking))
 
 
 def _named(connection: Connection, conn_id: str, platform: Platform) -> Iterator[Outcome]:

@@ -6,12 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk.exceptions import AirflowFailException
 
+from upkeep.approval import AskPersonOperator
 from upkeep.errors import LedgerError, SettingsError, UpkeepError
 from upkeep.operators import PlatformOperator
-from upkeep.platforms import platform as platform_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -225,40 +224,11 @@ class EvidenceOperator(PlatformOperator):
         }
 
 
-class AskOperator(ApprovalOperator):
-    """
-    Ask a person, unless the platform file has said yes already. Silence is a no.
+class AskOperator(AskPersonOperator):
+    """Ask a person, unless the platform file has said yes already."""
 
-    Who answers must be among `approvers` of the platform file or of include/upkeep.yaml, where these name anybody.
+    def agreed(self, context: Context) -> str:
+        return "the platform file" if context["ti"].xcom_pull(task_ids=INTAKE)["preapproved"] else ""
 
-    :param platform: name of the platform (templated).
-    """
-
-    template_fields: Sequence[str] = ("platform", "subject", "body")
-
-    def __init__(self, *, platform: str, **kwargs: Any) -> None:
-        super().__init__(defaults=self.REJECT, **kwargs)
-        self.platform = platform
-
-    def execute(self, context: Context) -> Any:
-        said = context["ti"].xcom_pull(task_ids=INTAKE)
-        if said["preapproved"]:
-            self.log.info("The platform file has said yes to this.")
-            say(context, self.log, "approved", "by the platform file")
-            return {"chosen_options": [self.APPROVE], "by": "the platform file"}
-        self.response_timeout = platform_of(self.platform).approvers.answer_within
-        return super().execute(context)
-
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
-        from upkeep.settings import settings
-
-        who = (event.get("responded_by_user") or {}).get("name") or ""
-        people = platform_of(self.platform).approvers.people or settings().approvers
-        if event.get("chosen_options") == [self.APPROVE] and people and who.lower() not in map(str.lower, people):
-            raise AirflowFailException(
-                f"{who or 'nobody known'} may not say yes to this\n"
-                f"HINT: {', '.join(people)} may (`approvers` of the platform file); trigger it again and ask them."
-            )
-        if option := event.get("chosen_options"):
-            say(context, self.log, "approved" if option == [self.APPROVE] else "refused", f"by {who or 'silence'}")
-        return super().execute_complete(context, event)
+    def say(self, context: Context, kind: str, said: str) -> None:
+        say(context, self.log, kind, said)

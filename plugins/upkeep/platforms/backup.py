@@ -26,6 +26,19 @@ Prefix = Annotated[str, Field(pattern=r"^[A-Za-z0-9!_.*'()/-]+$", max_length=200
 Keep = Annotated[Duration, Between("1d", "20y")]
 
 
+class Restoring(Section):
+    """How the database is brought back on request: into a new one beside it, proved, swapped by rename after a yes."""
+
+    template: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$")] = "template0"
+    """What the new database is made from; one that has the extensions that only a superuser may create."""
+
+    wait: Annotated[Duration, Between("10ms", "1h")] = timedelta(seconds=30)
+    """So long the swap waits for transactions to end by themselves; then sessions are ended."""
+
+    within: Annotated[Duration, Between("10s", "1h")] = timedelta(minutes=2)
+    """The swap is given up when somebody who cannot be ended uses the database for this long."""
+
+
 class DatabaseBackup(Section):
     """The database: a dump with its proof, or what an engine for physical backups makes."""
 
@@ -37,6 +50,9 @@ class DatabaseBackup(Section):
 
     engine: Literal["dump", "basebackup", "pgbackrest"] = "dump"
     """``dump`` is pg_dump with digests of the same snapshot; the others add point-in-time recovery."""
+
+    restore: Restoring | None = None
+    """None means that nobody may restore it by form; the owner role then needs no more rights."""
 
 
 class FilesBackup(Section):
