@@ -6,6 +6,7 @@ ends its sockets close, and the servers roll back what it had open.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import threading
@@ -31,14 +32,47 @@ def idle_in_transaction(home: Home, server: str, say: Callable[[], None]) -> Non
 
 
 def blocked_query(home: Home, server: str, say: Callable[[], None]) -> None:
-    """A session that waits for a row that another one, idle in its transaction, has updated."""
+    """
+    Sessions that wait for rows which another one, idle in its transaction, has updated.
+
+    Two take turns of half a minute, a quarter of one apart, as requests do that give up and are tried again: somebody
+    has always waited for more than a moment, and nobody for a minute.
+    """
     name = "blocked_query"
-    with _application(home, server, name) as holder, _application(home, server, name) as waiter:
-        holder.execute("update users set last_login = last_login where id = (select min(id::text)::uuid from users)")
-        statement = "update users set last_login = now() where id = (select min(id::text)::uuid from users)"
-        threading.Thread(target=waiter.execute, args=(statement,), daemon=True).start()
+    with (
+        _application(home, server, name) as holder,
+        _application(home, server, name) as first,
+        _application(home, server, name) as second,
+    ):
+        for row in ("min", "max"):
+            holder.execute(_TOUCH.format(row))
+        threading.Thread(target=_try_for_ever, args=(first, "min"), daemon=True).start()
         while not _waits(home, server):
             time.sleep(0.05)
+        say()
+        time.sleep(_PATIENCE_S / 2)
+        _try_for_ever(second, "max")
+
+
+_PATIENCE_S = 30
+_TOUCH = "update users set last_login = last_login where id = (select {}(id::text)::uuid from users)"
+
+
+def _try_for_ever(waiter: psycopg.Connection, row: str) -> None:
+    waiter.execute(f"set lock_timeout = '{_PATIENCE_S}s'")
+    waiter.commit()
+    while True:
+        with contextlib.suppress(psycopg.errors.LockNotAvailable):
+            waiter.execute(_TOUCH.format(row))
+        waiter.rollback()
+
+
+def old_snapshot(home: Home, server: str, say: Callable[[], None]) -> None:
+    """A report on a standby that was begun and never ended; it holds a snapshot, and no lock."""
+    with postgres.superuser(home, server, "studyspot") as connection:
+        connection.execute("set application_name = 'yearly report'; set idle_in_transaction_session_timeout = 0")
+        connection.execute("begin isolation level repeatable read")
+        connection.execute("select 1")
         say()
         _for_ever()
 
@@ -87,13 +121,27 @@ def misses(home: Home, server: str, say: Callable[[], None]) -> None:
         time.sleep(0.1)
 
 
+def clients(home: Home, server: str, say: Callable[[], None]) -> None:
+    """Idle clients of Redis until 95 % of maxclients are connected."""
+    asking = client(home, server)
+    most = int(asking.config_get("maxclients")["maxclients"])
+    missing = int(0.95 * most) - int(asking.info("clients")["connected_clients"])
+    with ExitStack() as stack:
+        for _ in range(missing):
+            stack.enter_context(client(home, server).client()).ping()
+        say()
+        _for_ever()
+
+
 WRONGS = {
     "idle_in_transaction": idle_in_transaction,
     "blocked_query": blocked_query,
+    "old_snapshot": old_snapshot,
     "long_query": long_query,
     "connections": connections,
     "writes": writes,
     "misses": misses,
+    "clients": clients,
 }
 
 

@@ -83,7 +83,7 @@ class Home:
                 "connect_to": state.get("connect_to", {}),
                 "host_root": str(self.path / "hosts"),
                 "spool": str(self.path / "spool"),
-                "postgres_programs": sorted({one["bin"] for one in state.get("facts", {}).values() if "bin" in one}),
+                "postgres_programs": _programs(state.get("facts", {})),
                 "reports": f"file://{self.path / 'reports'}",
             }
             self._write("upkeep.yaml", settings)
@@ -122,6 +122,12 @@ class Home:
                 usual = preferred if self.usual_ports and preferred not in taken else None
                 ports[name] = usual if usual and _free(usual) else _any_free(taken)
             return int(ports[name])
+
+
+def _programs(facts: dict[str, dict[str, Any]]) -> list[str]:
+    """The ``bin`` directories of the clusters' versions, but for those that a fault has taken from the workers."""
+    without = facts.get("workers", {}).get("without_postgres", [])
+    return sorted({one["bin"] for one in facts.values() if "bin" in one and one["version"] not in without})
 
 
 def _free(port: int) -> bool:

@@ -167,6 +167,16 @@ def test_a_log_directory_that_failed_is_a_finding_of_the_sections_severity(home,
     assert seen(config)["kafka_log_dirs", ""].state == "ok"
 
 
+def test_a_log_directory_without_partitions_fails_unnoticed_by_the_brokers_but_not_here(home, config):
+    break_it(home, "adaptive_learning_log_directory_failed")
+    try:
+        (finding,) = seen(config)["kafka_log_dirs", ""].findings
+        assert (finding.object, finding.severity) == ("2/var/lib/kafka/data-1", Severity.P1)
+    finally:
+        heal_it(home, "adaptive_learning_log_directory_failed")
+    assert seen(config)["kafka_log_dirs", ""].state == "ok"
+
+
 def test_brokers_that_cannot_be_reached_make_everything_unknown(home, config):
     with socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))

@@ -101,6 +101,18 @@ def test_a_healthy_cluster_is_ok_with_its_numbers(config):
     assert outcomes["kafka_group", "scheduler-service"].facts == {"state": "stable", "members": 1}
 
 
+@with_fault("group_hidden")
+def test_a_group_that_may_not_be_described_is_unknown_by_itself(home, config, broken):
+    outcomes = seen(config, **BRIEFLY)
+    assert states(outcomes) == {**ALL_WELL, "mastery-updater": "unknown", UPDATER: "unknown"}
+    for check, object in (("kafka_group", "mastery-updater"), ("kafka_lag", UPDATER)):
+        outcome = outcomes[check, object]
+        assert (outcome.worst, outcome.explained_by) == (Severity.P2, "")
+        assert "Group authorization failed" in outcome.reason
+    heal_it(home, broken)
+    assert states(seen(config, **BRIEFLY)) == ALL_WELL
+
+
 @with_fault("consumer_stuck")
 def test_a_stuck_consumer_is_a_finding_with_how_far_it_is_behind(home, config, broken):
     outcomes = seen(config)

@@ -124,6 +124,12 @@ def test_older_and_newer_versions_are_looked_at_as_well(home: Home, version: int
     assert seen["postgres_version"].facts["version"] // 10000 == version
 
 
+def test_a_version_that_gets_no_fixes_is_told() -> None:
+    """No server that old is to be had, so only the judgement is looked at."""
+    finding = only(postgres_server.version(STUDYSPOT, {"version": 120022, "version_text": "12.22"}))
+    assert (finding.severity, finding.summary[:33]) == (Severity.P3, "PostgreSQL 12.22 is older than 13")
+
+
 def test_the_write_probe_leaves_nothing_behind_but_other_peoples_rows(home: Home) -> None:
     with servers.superuser(home, PRIMARY, "studyspot") as connection:
         connection.execute(

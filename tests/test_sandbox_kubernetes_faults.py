@@ -73,6 +73,10 @@ def collects_late(home: Home) -> bool:
     return (read["imageGCLowThresholdPercent"], read["imageGCHighThresholdPercent"]) != (80, 85)
 
 
+def many_jobs(home: Home) -> bool:
+    return len(api(home).get(f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs")["items"]) > 50
+
+
 RED: dict[str, Callable[[Home], bool]] = {
     "studyspot_pod_crashloop": crashing(API, NAMESPACE),
     "adaptive_learning_pod_crashloop": crashing("user-service", "adaptive-learning-production"),
@@ -83,6 +87,7 @@ RED: dict[str, Callable[[Home], bool]] = {
     "studyspot_node_disk_pressure": lambda home: node(home, "DiskPressure") == "True",
     "studyspot_node_busy": busy,
     "studyspot_image_gc": collects_late,
+    "studyspot_jobs_flood": many_jobs,
     "kubernetes_metrics_missing": lambda home: refuses(home, "/apis/metrics.k8s.io/v1beta1/nodes"),
     "kubernetes_hangs": lambda home: refuses(home, "/api/v1/nodes"),
     "kubernetes_down": lambda home: not processes.listening(home.port(NAME)),

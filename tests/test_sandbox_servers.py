@@ -423,6 +423,31 @@ def files_answer(home: Home) -> bool:
     return True
 
 
+def cache_lets_in(home: Home) -> bool:
+    clients = cache(home).info("clients")
+    return clients["connected_clients"] < 0.9 * clients["maxclients"]
+
+
+def cache_saves(home: Home) -> bool:
+    return cache(home).info("persistence")["rdb_last_bgsave_status"] == "ok"
+
+
+def dead_rows_may_go(home: Home) -> bool:
+    return row(home, "select coalesce(max(age(xmin)), 0) < 1000000 from pg_replication_slots") == (True,)
+
+
+def learning(query: str) -> Callable[[Home], bool]:
+    def asked(home: Home) -> bool:
+        with postgres.superuser(home, "postgres.adaptive_learning", "adaptive_learning") as connection:
+            return connection.execute(query).fetchone() == (True,)
+
+    return asked
+
+
+def leads_to_primary(home: Home) -> bool:
+    return published(home, "studyspot_postgres")["port"] == home.facts(PRIMARY)["port"]
+
+
 FAULTS: dict[str, Callable[[Home], bool]] = {
     "studyspot_postgres_down": answers,
     "adaptive_learning_postgres_down": lambda home: answers(home, "adaptive_learning_postgres"),
@@ -437,14 +462,29 @@ FAULTS: dict[str, Callable[[Home], bool]] = {
     "studyspot_redis_down": cache_answers,
     "studyspot_redis_wrong_password": cache_answers,
     "studyspot_redis_memory_full": cache_has_room,
+    "studyspot_redis_clients": cache_lets_in,
+    "studyspot_redis_snapshot_fails": cache_saves,
+    "studyspot_connection_to_standby": leads_to_primary,
+    "adaptive_learning_vacuum_forbidden": learning("select pg_has_role('upkeep', 'pg_maintain', 'usage')"),
+    "adaptive_learning_statistics_hidden": learning(
+        "select has_function_privilege('upkeep', 'pg_stat_get_dead_tuples(oid)', 'execute')"
+    ),
     "s3_down": files_answer,
 }
 """Fault → what must be so when healthy and not so when broken."""
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+SLOW: dict[str, Callable[[Home], bool]] = {
+    "studyspot_old_snapshot": dead_rows_may_go,
+    "adaptive_learning_transaction_ids": learning("select max(age(datfrozenxid)) < 100000000 from pg_database"),
+    "adaptive_learning_archive_fails": learning("select failed_count = 0 from pg_stat_archiver"),
+}
+"""The same, for faults that take a server's restart or a million transactions."""
+
+
+@pytest.mark.parametrize("fault", [*FAULTS, *(pytest.param(name, marks=pytest.mark.soak) for name in SLOW)])
 def test_a_fault_breaks_what_it_says_and_healing_restores_it(fault: str, home: Home) -> None:
-    healthy = FAULTS[fault]
+    healthy = {**FAULTS, **SLOW}[fault]
     keys = cache(home).dbsize()
     rows = row(home, "select count(*) from users")
     assert healthy(home)

@@ -230,7 +230,7 @@ class Broker(Coordinator):
         asked = request["topics"]
         wanted = None if asked is None else {(t["name"], index) for t in asked for index in t["partitions"]}
         held: dict[str, list[dict[str, Any]]] = {}
-        broken = False
+        broken = self.id in self.cluster.failed_dirs
         for name, topic in self.cluster.topics.items():
             for index, partition in enumerate(topic.partitions):
                 if self.id not in partition.replicas:
@@ -252,7 +252,7 @@ class Broker(Coordinator):
     # -- faults ------------------------------------------------------------------------------------------
 
     async def control(self, request: dict[str, Any], client: Client) -> dict[str, Any]:
-        """``{"down": [3], "hanging": [2], "offline": [["orders", 0]]}``; each key replaces what was set before."""
+        """As ``orders.control`` sends it; each key replaces what was set before."""
         order = json.loads(request["order"])
         if "down" in order:
             self.cluster.down = set(order["down"])
@@ -264,5 +264,9 @@ class Broker(Coordinator):
                 del self.groups[name]
         if "offline" in order:
             self.cluster.offline = {(name, index) for name, index in order["offline"]}
+        if "failed_dirs" in order:
+            self.cluster.failed_dirs = set(order["failed_dirs"])
+        if "private" in order:
+            self.cluster.private = set(order["private"])
         self.cluster.save()
         return {"error": NONE, "message": ""}

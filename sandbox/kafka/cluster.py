@@ -26,6 +26,7 @@ ILLEGAL_GENERATION = 22
 INCONSISTENT_PROTOCOL = 23
 UNKNOWN_MEMBER = 25
 REBALANCE_IN_PROGRESS = 27
+GROUP_AUTHORIZATION_FAILED = 30
 UNSUPPORTED_SASL_MECHANISM = 33
 ILLEGAL_SASL_STATE = 34
 UNSUPPORTED_VERSION = 35
@@ -100,6 +101,12 @@ class Cluster:
 
     offline: set[tuple[str, int]] = field(default_factory=set)
     """Partitions whose log directory failed on every replica."""
+
+    failed_dirs: set[int] = field(default_factory=set)
+    """Brokers whose second log directory, which holds nothing, has failed."""
+
+    private: set[str] = field(default_factory=set)
+    """Groups that nobody but their own members may describe."""
 
     changed: bool = False
 
@@ -196,6 +203,8 @@ class Cluster:
             "down": sorted(self.down),
             "hanging": sorted(self.hanging),
             "offline": sorted(self.offline),
+            "failed_dirs": sorted(self.failed_dirs),
+            "private": sorted(self.private),
         }
         draft = self.directory / "cluster.draft"
         draft.write_text(json.dumps(state, indent=1))
@@ -224,6 +233,7 @@ class Cluster:
             }
         self.down, self.hanging = set(state["down"]), set(state["hanging"])
         self.offline = {(name, index) for name, index in state["offline"]}
+        self.failed_dirs, self.private = set(state.get("failed_dirs", ())), set(state.get("private", ()))
 
     def _path(self, topic: str, index: int) -> Path:
         return self.directory / "logs" / f"{topic}-{index}.log"

@@ -6,12 +6,24 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sandbox.kafka.cluster import GROUP_NOT_FOUND, NON_EMPTY_GROUP, NONE, NOT_COORDINATOR, Cluster, Refused
+from sandbox.kafka.cluster import (
+    GROUP_AUTHORIZATION_FAILED,
+    GROUP_NOT_FOUND,
+    NON_EMPTY_GROUP,
+    NONE,
+    NOT_COORDINATOR,
+    Cluster,
+    Refused,
+)
 from sandbox.kafka.groups import Group
 
 HOST = "127.0.0.1"
 NOT_ASKED = -(2**31)
 """What brokers send in place of the authorized operations when nobody asked for them."""
+
+
+_NOBODY = {"state": "", "protocol_type": "", "protocol": "", "members": [], "operations": NOT_ASKED}
+"""What is said of a group to those who may not describe it."""
 
 
 @dataclass
@@ -94,6 +106,8 @@ class Coordinator:
             asked = [{"name": name, "partitions": sorted(partitions)} for name, partitions in known.items()]
         try:
             self._coordinate(request["group"])
+            if self._hidden(request["group"], client):
+                raise Refused(GROUP_AUTHORIZATION_FAILED, f"no right to describe {request['group']!r}")
         except Refused as refused:
             return {"throttle_ms": 0, "topics": [], "error": refused.error}
         topics = []
@@ -115,12 +129,19 @@ class Coordinator:
         return {"throttle_ms": 0, "error": NONE, "groups": groups}
 
     async def describe_groups(self, request: dict[str, Any], client: Client) -> dict[str, Any]:
-        return {"throttle_ms": 0, "groups": [self._described(name) for name in request["groups"]]}
+        return {"throttle_ms": 0, "groups": [self._described(name, client) for name in request["groups"]]}
 
-    def _described(self, name: str) -> dict[str, Any]:
+    def _hidden(self, name: str, client: Client) -> bool:
+        """Without the right to Describe a group; the double knows nobody by name, so its members are told apart."""
+        members = self._group(name).members.values()
+        return name in self.cluster.private and client.id not in {member.client_id for member in members}
+
+    def _described(self, name: str, client: Client) -> dict[str, Any]:
         group = self._group(name)
         known = bool(group.members) or name in self.cluster.offsets
         mine = self.cluster.coordinator(name) == self.id
+        if mine and self._hidden(name, client):
+            return {**_NOBODY, "error": GROUP_AUTHORIZATION_FAILED, "group": name}
         stable = group.state in ("Stable", "CompletingRebalance")
         members = [
             {

@@ -30,7 +30,8 @@ def ask(port: int, api: Api, request: dict[str, Any], *, timeout_s: float = 10.0
 
 def control(ports: Sequence[int], **order: Any) -> None:
     """
-    ``down=[3]``, ``hanging=[2]`` (broker ids), ``offline=[("orders", 0)]``; each replaces what was set before.
+    ``down=[3]``, ``hanging=[2]``, ``failed_dirs=[2]`` (broker ids), ``offline=[("orders", 0)]``, ``private=["group"]``;
+    each replaces what was set before.
 
     :raises ConnectionError: no broker answers.
     """

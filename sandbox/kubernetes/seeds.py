@@ -169,6 +169,15 @@ def _leftovers(namespace: str) -> list[Object]:
     ]
 
 
+FLOOD = "nightly-import-"
+
+
+def flood(count: int) -> list[Object]:
+    """Finished Jobs of StudySpot, past their time and labelled; their Pods have gone already."""
+    labels = {"upkeep/cleanup": "true"}
+    return [_finished_job(STUDYSPOT, f"{FLOOD}{n:02}", 3 * _DAY_S, labels)[0] for n in range(count)]
+
+
 _ONE_SHOT = {"restartPolicy": "Never", "containers": [{"name": "main", "image": "registry.example.com/tools/job:1"}]}
 
 

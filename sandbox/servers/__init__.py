@@ -7,8 +7,10 @@ from collections.abc import Callable
 
 from sandbox import certificates, processes
 from sandbox.home import Home
+from sandbox.servers import backup_faults as backup_faults  # registers faults
 from sandbox.servers import postgres, redis, s3
-from sandbox.servers import postgres_faults as postgres_faults  # registers faults
+from sandbox.servers import postgres_faults as postgres_faults
+from sandbox.servers import postgres_worn as postgres_worn
 from sandbox.servers.endpoints import start_endpoints
 from sandbox.servers.hosts import start_hosts
 from sandbox.servers.inboxes import start_inboxes

@@ -73,14 +73,14 @@ def _tree(home: Home) -> Path:
     return home.directory("hosts") / "var/log/studyspot"
 
 
-def _hide(home: Home) -> None:
-    if _tree(home).exists():
-        _tree(home).rename(_tree(home).with_name("studyspot.hidden"))
+def _hide(tree: Path) -> None:
+    if tree.exists():
+        tree.rename(tree.with_name(f"{tree.name}.hidden"))
 
 
-def _show(home: Home) -> None:
-    if _tree(home).with_name("studyspot.hidden").exists():
-        _tree(home).with_name("studyspot.hidden").rename(_tree(home))
+def _show(tree: Path) -> None:
+    if (hidden := tree.with_name(f"{tree.name}.hidden")).exists():
+        hidden.rename(tree)
 
 
 def _flood(home: Home) -> None:
@@ -93,7 +93,18 @@ def _drain(home: Home) -> None:
         file.unlink()
 
 
-fault("studyspot_logs_missing", "the directory /var/log/studyspot is not there", break_=_hide, heal=_show)
+fault(
+    "studyspot_logs_missing",
+    "the directory /var/log/studyspot is not there",
+    break_=lambda home: _hide(_tree(home)),
+    heal=lambda home: _show(_tree(home)),
+)
+fault(
+    "hosts_tmp_missing",
+    "the directory /tmp of the hosts is not there, or not mounted",
+    break_=lambda home: _hide(home.directory("hosts") / "tmp"),
+    heal=lambda home: _show(home.directory("hosts") / "tmp"),
+)
 fault(
     "studyspot_logs_flood",
     "200 old log files at once: most of /var/log/studyspot would have to go",

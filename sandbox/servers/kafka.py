@@ -191,3 +191,15 @@ fault(
     break_=lambda home: _retain(home, -1),
     heal=lambda home: _retain(home, TOPICS["notifications"]),
 )
+fault(
+    "adaptive_learning_log_directory_failed",
+    "the second log directory of broker 2 has failed; no partition lay in it",
+    break_=lambda home: orders.control(ports_of(home), failed_dirs=[2]),
+    heal=lambda home: orders.control(ports_of(home), failed_dirs=[]),
+)
+fault(
+    "adaptive_learning_group_hidden",
+    "Upkeep has lost the right to describe the consumer group mastery-updater",
+    break_=lambda home: orders.control(ports_of(home), private=["mastery-updater"]),
+    heal=lambda home: orders.control(ports_of(home), private=[]),
+)

@@ -227,6 +227,28 @@ fault(
 )
 
 
+FLOOD = 60
+
+
+def _pile_up(home: Home) -> None:
+    api(home).send("POST", "/_sandbox/objects", {"items": seeds.flood(FLOOD)})
+
+
+def _clear_away(home: Home) -> None:
+    jobs = "/apis/batch/v1/namespaces/studyspot/jobs"
+    for job in api(home).get(jobs)["items"]:
+        if job["metadata"]["name"].startswith(seeds.FLOOD):
+            api(home).send("DELETE", f"{jobs}/{job['metadata']['name']}")
+
+
+fault(
+    "studyspot_jobs_flood",
+    f"{FLOOD} finished Jobs at once, all due: more than the standing yes to their deletion covers",
+    break_=_pile_up,
+    heal=_clear_away,
+)
+
+
 def _metrics_fault(name: str, doc: str, broken: Object, healed: Object) -> None:
     fault(
         name,

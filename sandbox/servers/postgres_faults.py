@@ -21,15 +21,15 @@ SLOT = "sandbox_abandoned"
 
 def _start_primary(home: Home) -> None:
     postgres.start_studyspot(home)
-    _wait_for_standby(home)
+    wait_for_standby(home)
 
 
 def _start_standby(home: Home) -> None:
     postgres.start_studyspot_standby(home)
-    _wait_for_standby(home)
+    wait_for_standby(home)
 
 
-def _wait_for_standby(home: Home) -> None:
+def wait_for_standby(home: Home) -> None:
     """Healed is when the standby, if there is one, streams and has replayed what there was."""
     if processes.running(home, STANDBY) and processes.running(home, PRIMARY):
         with postgres.superuser(home, PRIMARY) as connection:
@@ -60,7 +60,7 @@ def _resume(home: Home) -> None:
     release(home, "writes", PRIMARY)
     with postgres.superuser(home, STANDBY) as connection:
         connection.execute("select pg_wal_replay_resume()")
-    _wait_for_standby(home)
+    wait_for_standby(home)
 
 
 def _abandon_slot(home: Home) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import random
 import secrets
+from pathlib import Path
 
 import redis
 
 from sandbox import binaries, processes
 from sandbox.faults import fault
-from sandbox.home import Home
+from sandbox.home import Home, SandboxError
 from sandbox.servers.held import hold, release
 
 PORTS = {"redis.studyspot": 26379, "redis.adaptive_learning": 26380}
@@ -152,6 +153,63 @@ def _hit(home: Home) -> None:
         state["facts"][_NAME].pop("misses", None)
 
 
+def _crowd(home: Home) -> None:
+    if "maxclients" not in home.facts(_NAME):
+        home.remember(_NAME, maxclients=client(home, _NAME).config_get("maxclients")["maxclients"])
+    client(home, _NAME).config_set("maxclients", 100)
+    hold(home, "clients", _NAME)
+
+
+def _disperse(home: Home) -> None:
+    release(home, "clients", _NAME)
+    before = home.facts(_NAME).get("maxclients")
+    if before is None:
+        return
+    connection = client(home, _NAME)
+    connection.config_set("maxclients", before)
+    # One that has gone is still counted for a moment.
+    processes.wait_until(lambda: connection.info("clients")["connected_clients"] < 50, 10, "the clients to go")
+    with home.change() as state:
+        state["facts"][_NAME].pop("maxclients", None)
+
+
+def _block_snapshots(home: Home) -> None:
+    """A directory where the file should be: not even root can write it."""
+    file, kept = _snapshot(home)
+    if file.is_file():
+        file.rename(kept)
+    file.mkdir(exist_ok=True)
+    _save(home, "err")
+
+
+def _allow_snapshots(home: Home) -> None:
+    file, kept = _snapshot(home)
+    if file.is_dir():
+        file.rmdir()
+    if kept.exists():
+        kept.rename(file)
+    if processes.running(home, _NAME):
+        _save(home, "ok")
+
+
+def _snapshot(home: Home) -> tuple[Path, Path]:
+    file = home.directory(_NAME) / "dump.rdb"
+    return file, file.with_name("dump.rdb.kept")
+
+
+def _save(home: Home, expected: str) -> None:
+    connection = client(home, _NAME)
+
+    def idle() -> bool:
+        return not connection.info("persistence")["rdb_bgsave_in_progress"]
+
+    processes.wait_until(idle, 20, "an earlier snapshot")
+    connection.bgsave()
+    processes.wait_until(idle, 20, "the snapshot")
+    if (status := connection.info("persistence")["rdb_last_bgsave_status"]) != expected:
+        raise SandboxError(f"the snapshot of {_NAME} ended with {status!r}; its log says why")
+
+
 fault(
     "studyspot_redis_down",
     "StudySpot's Redis is stopped",
@@ -169,5 +227,17 @@ fault(
     "StudySpot's Redis uses 95 % of maxmemory and evicts nothing",
     break_=_fill,
     heal=_empty,
+)
+fault(
+    "studyspot_redis_clients",
+    "95 of the 100 clients that StudySpot's Redis lets in are connected",
+    break_=_crowd,
+    heal=_disperse,
+)
+fault(
+    "studyspot_redis_snapshot_fails",
+    "StudySpot's Redis cannot write its snapshot, and takes no more writes",
+    break_=_block_snapshots,
+    heal=_allow_snapshots,
 )
 fault("studyspot_redis_misses", "most reads of StudySpot's Redis find nothing", break_=_miss, heal=_hit)
