@@ -294,6 +294,17 @@ def test_a_snapshot_that_fails_is_found_and_heals(home: Home, bare: tuple[dict[s
     assert look(to)[0]["redis_persistence"].state == "ok"
 
 
+def test_a_server_that_takes_no_writes_because_it_cannot_save_is_reached_all_the_same(home: Home) -> None:
+    """With a save point Redis refuses every write then, and PING with them."""
+    with broken(home, "studyspot_redis_snapshot_fails"):
+        seen, _ = look(arguments(home))
+        finding = only(seen["redis_persistence"])
+        assert (finding.object, finding.severity) == ("snapshot", Severity.P0)
+        assert finding.summary.endswith("; until one succeeds it refuses every write")
+        assert seen["redis_connect"].state == seen["redis_clients"].state == "ok"
+    assert_well(home)
+
+
 def test_clients_near_the_limit_and_refused_ones_are_found(bare: tuple[dict[str, Any], Client]) -> None:
     to, client = bare
 

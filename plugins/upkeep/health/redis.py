@@ -9,7 +9,7 @@ from typing import Any
 
 from redis.backoff import NoBackoff
 from redis.client import Redis as Client
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 from redis.retry import Retry
 
 from upkeep.findings import Finding, Outcome, Severity, judged, ok, unknown
@@ -25,6 +25,9 @@ MEMORY_LIMIT_SEVERITY = Severity.P3
 EVICTIONS_SEVERITY = Severity.P3
 PERSISTENCE_SEVERITY = Severity.P2
 CLIENTS_SEVERITY = Severity.P2
+
+WRITES_REFUSED = "writes_refused"
+"""Added to what ``INFO`` says."""
 
 CLIENTS_SHARE = 0.9
 """Of maxclients: the next burst is refused."""
@@ -57,7 +60,7 @@ def look(
             _connected(settings, info),
             _memory(settings, info, since),
             _hit_rate(settings, since),
-            _persistence(info),
+            _persistence(settings, info),
             _clients(info, since),
         ]
         return outcomes, now
@@ -91,8 +94,8 @@ def _ask(arguments: Mapping[str, Any], timeout_s: float) -> tuple[Mapping[str, A
         }
         try:
             with Client(**{**arguments, **own}) as client:
-                client.ping()
-                return client.info(), None
+                refused = _ping(client)
+                return {**client.info(), WRITES_REFUSED: refused}, None
         except (RedisError, OSError) as failed:
             trouble = failed
         # A second try with a refused password could lock the account.
@@ -100,6 +103,17 @@ def _ask(arguments: Mapping[str, Any], timeout_s: float) -> tuple[Mapping[str, A
             break
         time.sleep(PAUSE_S)
     return None, trouble
+
+
+def _ping(client: Client) -> str:
+    """Why it takes no writes, in its own words: a server that cannot save refuses PING too, and answers all else."""
+    try:
+        client.ping()
+    except ResponseError as no:
+        if not str(no).startswith("MISCONF"):
+            raise
+        return str(no)
+    return ""
 
 
 def _severity(settings: Redis, check: str) -> Severity:
@@ -261,13 +275,17 @@ def _hit_rate(settings: Redis, since: Counters | None) -> Outcome:
     return judged("redis_hit_rate", severity, findings, **facts)
 
 
-def _persistence(info: Mapping[str, Any]) -> Outcome:
+def _persistence(settings: Redis, info: Mapping[str, Any]) -> Outcome:
+    # As bad as a server that is down: whoever writes is refused.
+    refused = bool(info.get(WRITES_REFUSED))
+    severity = settings.severity if refused else PERSISTENCE_SEVERITY
     facts: dict[str, Any] = {
         "last_save": info.get("rdb_last_bgsave_status"),
         "changes_since_save": info.get("rdb_changes_since_last_save"),
         "aof": info.get("aof_enabled"),
         "aof_last_write": info.get("aof_last_write_status"),
         "aof_last_rewrite": info.get("aof_last_bgrewrite_status"),
+        "refuses_writes": refused,
     }
     wrong = [
         ("snapshot", facts["last_save"], "the last snapshot (BGSAVE) failed"),
@@ -278,8 +296,9 @@ def _persistence(info: Mapping[str, Any]) -> Outcome:
         Finding(
             check="redis_persistence",
             object=object,
-            severity=PERSISTENCE_SEVERITY,
-            summary=f"{summary}; {facts['changes_since_save']} changes are not in a snapshot",
+            severity=severity,
+            summary=f"{summary}; {facts['changes_since_save']} changes are not in a snapshot"
+            + ("; until one succeeds it refuses every write" if refused else ""),
             hint="its log says why: a full disk, a directory it may not write, or no memory to fork.",
             facts=facts,
         )
