@@ -67,6 +67,19 @@ def test_a_new_platform_has_time_for_its_first_backup(bucket: Bucket) -> None:
     assert (severity, summary.split(" by ")[0]) == ("P4", "no backup of the database yet; the first must be there")
 
 
+def test_backups_that_somebody_deleted_are_told_at_once(bucket: Bucket) -> None:
+    with bucket.ledger.transaction() as connection:
+        connection.execute("update runs set first_seen_at = now()")
+    id = bucket.make(HOUR)
+    bucket.store.delete(f"{folder(bucket.prefix, id)}manifest.json")
+    seen = look(bucket)
+    said = "of the database is left: 1 on record, and none of them in the bucket"
+    assert told(seen["backup_age"]) == ("P1", f"no backup {said}")
+    assert told(seen["backup_verified"]) == ("P1", f"no content-verified backup {said}")
+    bucket.make(HOUR)
+    assert look(bucket)["backup_age"].state == "ok"
+
+
 def test_old_and_unverified_are_told_apart(bucket: Bucket) -> None:
     bucket.make(4 * DAY)
     old = bucket.make(37 * HOUR, verified=False)

@@ -41,6 +41,9 @@ class Kept:
     since: datetime
     """When Upkeep began to look after the platform: before that nobody could have made one."""
 
+    lost: int = 0
+    """So many are on record, and were deleted by somebody else."""
+
 
 def look_at(ledger: Ledger, places: Iterable[Place], section: Backup, now: datetime | None = None) -> list[Outcome]:
     """
@@ -76,7 +79,7 @@ def _checks(kind: Kind) -> tuple[str, ...]:
 
 def _kept(kind: Kind, known: Known, since: datetime) -> Kept:
     newest_first = sorted(known.candidates, key=lambda one: (one.at, one.id), reverse=True)
-    return Kept(kind, newest_first, known.manifests, since)
+    return Kept(kind, newest_first, known.manifests, since, lost=len(known.missing))
 
 
 def _since(ledger: Ledger, platform: str, now: datetime) -> datetime:
@@ -114,6 +117,8 @@ def _too_old(
         old = now - newest.at
         said = f"since {moment(newest.at)}, {length(old)} ago (allowed {length(most)}): {newest.id}"
         return (said if old > most else ""), severity
+    if kept.lost and not kept.candidates:
+        return f"is left: {kept.lost} on record, and none of them in the bucket", severity
     if now - kept.since > most:
         return f"at all, in the {length(now - kept.since)} since Upkeep looks after the platform", severity
     return f"yet; the first must be there by {moment(kept.since + most)}", Severity.P4
