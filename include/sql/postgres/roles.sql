@@ -41,6 +41,10 @@ begin
         create role upkeep_owner login;
     end if;
 
+    if coalesce(nullif(current_setting('upkeep.physical', true), ''), 'off')::bool then
+        alter role upkeep replication;
+    end if;
+
     -- Sessions of maintenance end by themselves when their worker has vanished.
     alter role upkeep set client_connection_check_interval = '10s';
     alter role upkeep_owner set client_connection_check_interval = '10s';
@@ -74,16 +78,16 @@ begin
         execute format('grant execute on function %s to upkeep', checker);
     end loop;
 
-    if to_regnamespace('upkeep') is null then
-        create schema upkeep authorization upkeep_owner;
-    end if;
-    grant usage on schema upkeep to upkeep;
     -- Restoring makes a database, and swaps names when nobody is in them.
     if coalesce(nullif(current_setting('upkeep.restores', true), ''), 'off')::boolean then
         alter role upkeep_owner createdb;
         grant pg_signal_backend to upkeep_owner;
     end if;
 
+    if to_regnamespace('upkeep') is null then
+        create schema upkeep authorization upkeep_owner;
+    end if;
+    grant usage on schema upkeep to upkeep;
 
     -- Where a probe writes, reads back and deletes a row: a server that only answers is not yet one that works.
     if to_regclass('upkeep.canary') is null then

@@ -7,7 +7,7 @@ from typing import Literal
 
 Kind = Literal[
     "manifest", "missing", "empty", "truncated", "longer", "changed", "unreadable", "key", "contents", "tables",
-    "restore", "roles", "rows", "digest", "sequence", "extension", "index", "query",
+    "restore", "roles", "rows", "digest", "sequence", "extension", "index", "query", "gap", "recovery",
 ]  # fmt: skip
 
 

@@ -24,7 +24,7 @@ FORMAT: Literal[1] = 1
 MOST_BYTES = 256 * 1024 * 1024
 """Of a manifest; one of 100,000 tables has 20 MiB."""
 
-Kind = Literal["database", "files", "configuration"]
+Kind = Literal["database", "files", "configuration", "cluster"]
 ID = re.compile(r"^[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}$")
 
 
@@ -102,6 +102,52 @@ class Database(_Part):
     extensions: tuple[Extension, ...]
 
 
+class Piece(_Part):
+    """One file of the log of a cluster."""
+
+    name: str
+    """``000000010000000000000003``, or ``00000002.history``."""
+
+    bytes: int
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Cluster(_Part):
+    """Of which cluster a base backup is, or a stretch of its log; and where in the log it stands."""
+
+    system_identifier: str
+    server_version: int
+    """``170010``."""
+
+    client_version: str
+    """``17.10``, of pg_basebackup or pg_receivewal."""
+
+    superuser: str
+    """The role that initdb made: it may log in where all others may not."""
+
+    database: str
+    """The platform's; a cluster may hold more."""
+
+    timeline: int
+    """In which it ends."""
+
+    begin: str
+    """``0/3000060``: here the stretch begins; recovery of a base backup needs the log from here on."""
+
+    end: str
+    """Here the stretch ends; from here on what was recovered is consistent."""
+
+    segment_bytes: int
+    source_bytes: int
+    """Of all databases, with their indexes."""
+
+    until: datetime
+    """The server's clock at the end."""
+
+    log: tuple[Piece, ...] = ()
+    """Of a stretch: its files; the last segment need not be full."""
+
+
 class Object(_Part):
     """One object of a backup, as it lies in S3."""
 
@@ -140,6 +186,9 @@ class Manifest(_Part):
     encryption: Encryption | None = None
     database: Database | None = None
     """Of kind ``database``."""
+
+    cluster: Cluster | None = None
+    """Of kind ``cluster``."""
 
     facts: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
     """What other kinds want to remember."""

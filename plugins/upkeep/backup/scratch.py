@@ -17,7 +17,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -70,9 +70,10 @@ class Cluster:
 
     path: Path
     programs: Programs
+    superuser: str = SUPERUSER
 
     def conninfo(self, database: str = "postgres") -> str:
-        return make_conninfo(host=str(self.path), user=SUPERUSER, dbname=database, connect_timeout=10)
+        return make_conninfo(host=str(self.path), user=self.superuser, dbname=database, connect_timeout=10)
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,20 @@ def cluster(path: Path, programs: Programs, encoding: str) -> Iterator[Cluster]:
         programs.environment(),
         unprivileged=True,
     )
-    settings = {**FAST, "unix_socket_directories": str(path), "unix_socket_permissions": "0700"}
+    with running(Cluster(path, programs), FAST) as made:
+        yield made
+
+
+@contextmanager
+def running(made: Cluster, given: Mapping[str, str], *, ready_s: float = READY_S) -> Iterator[Cluster]:
+    """
+    A server on the data in ``data`` below the cluster's path, reachable by its socket alone; stopped afterwards.
+
+    :param given: settings. :param ready_s: so long it may take until it answers.
+    :raises ScratchError: it does not start; ends with what it said.
+    """
+    path, programs = made.path, made.programs
+    settings = {**given, "unix_socket_directories": str(path), "unix_socket_permissions": "0700"}
     arguments = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
     with (path / "log").open("wb") as log:
         server = subprocess.Popen(
@@ -139,16 +153,15 @@ def cluster(path: Path, programs: Programs, encoding: str) -> Iterator[Cluster]:
             stdout=log,
             stderr=log,
         )
-    made = Cluster(path, programs)
     try:
-        _wait(server, made)
+        _wait(server, made, ready_s)
         yield made
     finally:
         _stop(server)
 
 
-def _wait(server: subprocess.Popen[bytes], made: Cluster) -> None:
-    until = time.monotonic() + READY_S
+def _wait(server: subprocess.Popen[bytes], made: Cluster, ready_s: float) -> None:
+    until = time.monotonic() + ready_s
     while True:
         try:
             psycopg.connect(made.conninfo()).close()
