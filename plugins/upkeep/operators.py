@@ -33,6 +33,9 @@ class PlatformOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("platform",)
 
+    converging: bool = False
+    """Whether its work, done once, is done for every window that was due before it began: see `upkeep.windows`."""
+
     def __init__(self, *, platform: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.platform = platform
@@ -44,9 +47,14 @@ class PlatformOperator(BaseOperator):
 
     def execute(self, context: Context) -> Any:
         from upkeep.connections import run_of
+        from upkeep.windows.tasks import serve
 
         try:
-            return self.act(context, run_of(context, self.subject.name))
+            run = run_of(context, self.subject.name)
+            with serve(self, context, run) as work:
+                result = self.act(context, run)
+                work.items = len(result) if isinstance(result, list) else 0
+                return result
         except (SettingsError, CredentialsError, LedgerError) as wrong:
             # Neither a wrong setting nor a refused password gets better by trying again.
             raise AirflowFailException(str(wrong)) from wrong
@@ -54,6 +62,10 @@ class PlatformOperator(BaseOperator):
     def act(self, context: Context, run: Run) -> Any:
         """The one thing this operator does."""
         raise AirflowFailException(f"{type(self).__name__} does not say what to do; implement `act`")
+
+    def plays(self) -> bool:
+        """Whether this is a dry run. :raises SettingsError: neither yes nor no."""
+        return "dry_run" in self.template_fields and truth(self.dry_run)  # type: ignore[arg-type]
 
     def ledger(self) -> Ledger:
         """:raises LedgerError: it cannot be reached."""

@@ -36,6 +36,7 @@ class CleanupOperator(PlatformOperator):
     :param dry_run: store the plan and delete nothing (templated).
     """
 
+    converging = True
     template_fields: Sequence[str] = (*PlatformOperator.template_fields, "dry_run")
 
     def __init__(self, *, dry_run: bool | str = False, **kwargs: Any) -> None:

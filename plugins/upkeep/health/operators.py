@@ -34,6 +34,8 @@ class HealthCheckOperator(PlatformOperator):
     Pushes the XCom ``unusable``: ``{"postgres": "postgres_connect: …"}``, services that later tasks need not try.
     """
 
+    converging = True
+
     def act(self, context: Context, run: Run) -> Any:
         outcomes = self._look()
         context["ti"].xcom_push(key="unusable", value=unusable(outcomes))

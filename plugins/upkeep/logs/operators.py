@@ -25,6 +25,7 @@ class LogRetentionOperator(PlatformOperator):
         yes, so scheduled runs do delete; beyond its cap nothing is deleted and a person is asked.
     """
 
+    converging = True
     template_fields: Sequence[str] = (*PlatformOperator.template_fields, "dry_run")
 
     def __init__(self, *, dry_run: bool | str = False, **kwargs: Any) -> None:

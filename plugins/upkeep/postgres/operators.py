@@ -76,6 +76,7 @@ class ChooseTablesOperator(PostgresOperator):
     :param dry_run: store the plan and return nothing to do (templated).
     """
 
+    converging = True
     template_fields: Sequence[str] = (*PlatformOperator.template_fields, "dry_run")
 
     def __init__(self, *, dry_run: bool | str = False, **kwargs: Any) -> None:

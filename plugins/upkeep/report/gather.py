@@ -84,21 +84,36 @@ def gather(
         told = tuple(_told(row, levels) for row in ask("told", "told", since=began or now))
         trends = tuple(_trend(row) for row in ask("trends", "trends", since=now - TREND, until=now))
         before = ask("checks_before", since=now - TREND, before=began or now)
+        covered = {row["task_id"]: foreign.text(row["reason"]) for row in ask("covered")}
     areas = _areas(checks)
     tasks = tuple(
-        Task(task_id=foreign.text(task_id, 250), state=state or "not started", url=_task_url(dag_id, run_id, task_id))
+        Task(
+            task_id=foreign.text(task_id, 250),
+            state=state or "not started",
+            url=_task_url(dag_id, run_id, task_id),
+            why=covered.get(task_id, ""),
+        )
         for task_id, state in sorted((states or {}).items())
     )
     missing = gaps(
         platform,
-        sections,
+        # What this run did not look at, the one that covers it did.
+        () if covered else sections,
         [Trace(check.check, check.object, check.facts) for check in checks],
         {deed.capability for deed in deeds} | {plan.capability for plan in plans},
-        {row["check_name"]: row["last_at"] for row in before},
+        {} if covered else {row["check_name"]: row["last_at"] for row in before},
         {task.task_id: task.state for task in tasks},
         {check.task_id for check in checks} | {deed.task_id for deed in deeds},
     )
-    seen = verdict.Seen(findings=findings, resolved=resolved, areas=areas, gaps=missing, actions=deeds, tasks=tasks)
+    seen = verdict.Seen(
+        findings=findings,
+        resolved=resolved,
+        areas=areas,
+        gaps=missing,
+        actions=deeds,
+        tasks=tasks,
+        covered=len(covered),
+    )
     decided = verdict.judge(seen)
     return Report(
         format=FORMAT,

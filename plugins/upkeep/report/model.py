@@ -201,6 +201,8 @@ class Task:
     task_id: str
     state: str
     url: str
+    why: str = ""
+    """Whose work made this task's own unnecessary; empty for one that worked."""
 
 
 @dataclass(frozen=True, kw_only=True)

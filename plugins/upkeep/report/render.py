@@ -70,6 +70,7 @@ def summary_text(report: Report, url: str = "") -> str:
             lines.append(f"      do: {finding.hint}")
     lines += [f"  repaired  {was.check} {was.object}: {was.summary}" for was in report.resolved]
     lines += [f"  not looked at  {gap.what}: {gap.why}" for gap in report.gaps]
+    lines += [f"  not again  {task.task_id}: {task.why}" for task in report.tasks if task.why]
     lines += [
         f"  {deed.state}  {deed.capability} {deed.verb} {deed.object}: {deed.reason or 'no reason given'}"
         for deed in report.actions

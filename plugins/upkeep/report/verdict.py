@@ -22,6 +22,8 @@ class Seen:
     gaps: Sequence[Gap]
     actions: Sequence[Deed]
     tasks: Sequence[Task]
+    covered: int = 0
+    """Tasks whose work another run has done."""
 
     @property
     def checks(self) -> list[Check]:
@@ -70,9 +72,13 @@ def judge(seen: Seen) -> Verdict:
         return "failed"
     if seen.wrong or any(check.state == "finding" for check in seen.checks):
         return "findings"
-    if seen.unlooked or seen.gaps or seen.findings or not (seen.checks or seen.actions):
+    if seen.unlooked or seen.gaps or seen.findings or not _left_a_trace(seen):
         return "unknown"
     return "ok"
+
+
+def _left_a_trace(seen: Seen) -> bool:
+    return bool(seen.checks or seen.actions or seen.covered)
 
 
 def headline(seen: Seen, verdict: Verdict) -> str:
@@ -89,7 +95,7 @@ def headline(seen: Seen, verdict: Verdict) -> str:
     if verdict == "findings":
         return _findings(seen)
     if verdict == "unknown":
-        if not (seen.checks or seen.actions):
+        if not _left_a_trace(seen):
             return "the run left no trace"
         blind = len(seen.unlooked) + len(seen.gaps)
         return f"{counted(blind, 'thing')} could not be looked at" if blind else "something could not be looked at"
@@ -108,6 +114,8 @@ def sentence(seen: Seen, verdict: Verdict) -> str:
     parts.append(f"{counted(fine, 'check')} ok")
     if seen.resolved:
         parts.append(f"{counted(len(seen.resolved), 'finding')} repaired")
+    if seen.covered:
+        parts.append(f"{counted(seen.covered, 'task')} covered by another run")
     if done := deeds(seen.actions):
         parts.append(", ".join(done))
     return "; ".join(parts)

@@ -30,6 +30,7 @@ class RetentionOperator(PostgresOperator):
     :param window: the platform's window whose end stops the work.
     """
 
+    converging = True
     template_fields: Sequence[str] = (*PlatformOperator.template_fields, "dry_run", "approve_plan")
 
     def __init__(

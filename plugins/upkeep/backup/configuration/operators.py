@@ -34,6 +34,8 @@ class BackupConfigurationOperator(BackupBase):
     Without encryption no secret is written: Secret objects and key stores are left out, other secrets become ``***``.
     """
 
+    converging = True
+
     @property
     def part(self) -> ConfigurationBackup:
         """:raises SettingsError: the platform's configuration is not backed up."""

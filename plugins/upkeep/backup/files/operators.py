@@ -36,6 +36,7 @@ class BackupFilesOperator(BackupBase):
     :param dry_run: look, store the plan, and copy nothing (templated).
     """
 
+    converging = True
     template_fields: Sequence[str] = (*PlatformOperator.template_fields, "approve_plan", "dry_run")
 
     def __init__(self, *, approve_plan: str = "", dry_run: bool | str = False, **kwargs: Any) -> None:

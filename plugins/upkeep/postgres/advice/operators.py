@@ -36,6 +36,7 @@ class AdviceOperator(PostgresOperator):
     :param area: ``statistics`` (statements, indexes, tables, activity, numbers that run out) or ``settings``.
     """
 
+    converging = True
     template_fields: Sequence[str] = (*PlatformOperator.template_fields, "area")
 
     def __init__(self, *, area: str, **kwargs: Any) -> None:

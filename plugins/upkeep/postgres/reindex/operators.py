@@ -63,6 +63,7 @@ class DropLeftoversOperator(_ReindexOperator):
     :param dry_run: store the plan and drop nothing (templated).
     """
 
+    converging = True
     template_fields: Sequence[str] = (*PlatformOperator.template_fields, "dry_run")
 
     def __init__(self, *, dry_run: bool | str = False, **kwargs: Any) -> None:
@@ -99,6 +100,7 @@ class ChooseIndexesOperator(_ReindexOperator):
     :param dry_run: store the plan and return nothing to do (templated).
     """
 
+    converging = True
     template_fields: Sequence[str] = (*PlatformOperator.template_fields, "dry_run")
 
     def __init__(self, *, dry_run: bool | str = False, **kwargs: Any) -> None:
