@@ -4,7 +4,8 @@ Daily maintenance of one platform: look, tidy up, care for the database, report.
 - **Runs** daily when the platform's maintenance window opens (`windows.daily`).
 - **Touches** nothing in `health` but a canary row; deletes expired logs and finished Jobs by the platform file's
   rules; vacuums and analyzes only the tables that need it. Tables stay readable and writable throughout.
-- **Re-run** any task whenever you like: each starts from what it finds.
+- **Re-run** any task whenever you like: each starts from what it finds. A backfill of missed days does once what
+  counts for all of them, and a report for each.
 - **If it fails** open the first red task: its last lines say what was found and what to do. The report has it all.
   A red area does not stop the others; a dead database skips its own care and says so.
 """
