@@ -15,7 +15,7 @@ from sandbox.servers import postgres as servers
 from tests.postgres_server import DATABASE
 from tests.restore_server import RULES, RestoreServer
 from upkeep.backup.dump import ARCHIVE
-from upkeep.backup.restore import job, record
+from upkeep.backup.restore import job, places, record
 from upkeep.backup.restore.choose import RefusedError
 from upkeep.backup.restore.record import Restore
 from upkeep.errors import SettingsError
@@ -67,7 +67,7 @@ def test_the_whole_way_there_and_back(server: RestoreServer, ledger: Ledger) -> 
 
     settings = "select datname, setconfig, datconnlimit, shobj_description(d.oid, 'pg_database'), datacl::text from pg_database as d join pg_db_role_setting on setdatabase = d.oid where datname = 'studyspot'"  # noqa: E501
     looked = server.superuser(settings)
-    restore, done = job.put_in_place(work, restore)
+    restore, done = places.put_in_place(work, restore)
     assert (done.attempts, done.already) == (1, False)
     assert server.databases() == {DATABASE: restore.made_oid, restore.before: before[DATABASE]}
     (now,) = server.superuser(settings)
@@ -75,13 +75,13 @@ def test_the_whole_way_there_and_back(server: RestoreServer, ledger: Ledger) -> 
     assert sorted(now[4].strip("{}").split(",")) == sorted(looked[0][4].strip("{}").split(","))
     assert (users(server, DATABASE), users(server, restore.before)) == (2000, 2007)
     assert job.weigh(work, restore, restore.before).sentence.startswith("7 rows newer than the backup")
-    assert job.put_in_place(work, restore)[1].already
+    assert places.put_in_place(work, restore)[1].already
 
-    restore, done = job.put_back(work, restore)
+    restore, done = places.put_back(work, restore)
     assert server.databases() == {DATABASE: before[DATABASE], restore.made: restore.made_oid}
     assert server.superuser(settings) == looked
     assert users(server, DATABASE) == 2007
-    job.drop_old(work, restore)
+    places.drop_old(work, restore)
     assert server.databases() == before
     assert {row["state"] for row in ledger.rows("select state from actions")} == {"done"}
 
@@ -96,6 +96,7 @@ def test_what_only_a_superuser_may_restore_is_left_out_and_named(one: RestoreSer
     assert one.ask(restore.made, "select extname from pg_extension order by 1") == [("plpgsql",)]
 
 
+@pytest.mark.soak
 def test_an_extension_of_the_application_needs_a_template_that_has_it(one: RestoreServer, ledger: Ledger) -> None:
     one.superuser("create extension file_fdw; create extension hstore")
     one.backed_up(ledger)
@@ -177,7 +178,7 @@ def test_content_that_is_not_the_snapshots_is_never_swapped_in(one: RestoreServe
     ):
         job.prove(work, restore)
     with pytest.raises(RefusedError, match="is loaded, and this needs replayed"):
-        job.put_in_place(work, record.find(ledger, "studyspot", restore.id))
+        places.put_in_place(work, record.find(ledger, "studyspot", restore.id))
 
 
 def test_a_database_of_that_name_that_is_not_ours_is_left_alone(one: RestoreServer, ledger: Ledger) -> None:
@@ -190,7 +191,7 @@ def test_a_database_of_that_name_that_is_not_ours_is_left_alone(one: RestoreServ
     with pytest.raises(RefusedError, match="this restore did not make it"):
         job.bring(work, restore)
     with pytest.raises(RefusedError, match="was not made by restore"):
-        job.remove(work, restore)
+        places.remove(work, restore)
     assert one.databases() == there
 
 
@@ -198,13 +199,13 @@ def test_two_restores_of_one_database_do_not_mix(one: RestoreServer, ledger: Led
     one.backed_up(ledger)
     first, second = one.work(ledger, 1), one.work(ledger, 2)
     mine, theirs = one.prepared(first), one.prepared(second)
-    job.put_in_place(second, theirs)
+    places.put_in_place(second, theirs)
     with pytest.raises(RefusedError, match=r"studyspot is not the one it was .*called studyspot_before_"):
-        job.put_in_place(first, mine)
+        places.put_in_place(first, mine)
     with ledger.exclusive("restore/studyspot") as alone:
         assert alone
         with Ledger(ledger_conninfo) as other, pytest.raises(RefusedError, match="another restore of studyspot is at"):
-            job.remove(one.work(other), mine)
+            places.remove(one.work(other), mine)
 
 
 def test_without_a_living_database_the_restored_one_takes_the_name(one: RestoreServer, ledger: Ledger) -> None:
@@ -214,11 +215,11 @@ def test_without_a_living_database_the_restored_one_takes_the_name(one: RestoreS
     work = one.work(ledger)
     restore = one.prepared(work)
     assert "could not be counted" in job.weigh(work, restore).sentence
-    restore, _ = job.put_in_place(work, restore)
+    restore, _ = places.put_in_place(work, restore)
     assert set(one.databases()) == {DATABASE}
     assert one.ask(DATABASE, "select count(*) from users", role="app") == [(2000,)]
     with pytest.raises(RefusedError, match="replaced nothing"):
-        job.put_back(work, restore)
+        places.put_back(work, restore)
 
 
 # -- somebody is there --------------------------------------------------------------------------------------------
@@ -255,7 +256,7 @@ def test_writes_during_the_swap_are_in_one_of_the_two(ready: tuple[RestoreServer
     for writer in writers:
         writer.start()
     processes.wait_until(lambda: len(confirmed) > 50, 10, "writes")
-    restore, done = job.put_in_place(work, restore)
+    restore, done = places.put_in_place(work, restore)
     after = len(confirmed)
     processes.wait_until(lambda: len(confirmed) > after + 50, 20, "writes after the swap")
     over.set()
@@ -276,7 +277,7 @@ def test_an_open_transaction_is_waited_for_then_ended(ready: tuple[RestoreServer
     server, work, restore = ready
     with psycopg.connect(server.owner) as busy:
         busy.execute("update users set email = 'held' where id = 1")
-        restore, done = job.put_in_place(work, restore)
+        restore, done = places.put_in_place(work, restore)
         assert done.ended == 1
         with pytest.raises(psycopg.OperationalError):
             busy.execute("select 1")
@@ -289,18 +290,19 @@ def test_who_cannot_be_ended_stops_the_swap_and_nobody_is_sent_away(ready: tuple
     with psycopg.connect(server.owner, autocommit=True) as idle:
         only = r"is used by postgres sandbox \(pid \d+\), which only an admin"
         with servers.superuser(server.home, server.name, DATABASE), pytest.raises(RefusedError, match=only):
-            job.put_in_place(work, restore)
+            places.put_in_place(work, restore)
         with server.session("begin", "insert into nothing values (1)", "prepare transaction 'left'"):
             pass
         with pytest.raises(RefusedError, match="prepared transaction 'left' of app_owner"):
-            job.put_in_place(work, restore)
+            places.put_in_place(work, restore)
         assert idle.execute("select 1").fetchone() == (1,)
         assert server.databases() == names
         server("rollback prepared 'left'")
-    restore, _ = job.put_in_place(work, restore)
+    restore, _ = places.put_in_place(work, restore)
     assert restore.state == "swapped"
 
 
+@pytest.mark.soak
 def test_a_lock_that_lasts_is_given_up_and_everything_is_as_it_was(ready: tuple[RestoreServer, Any, Restore]) -> None:
     server, _, restore = ready
     work = server.work(ready[1].ledger, rules=RULES.model_copy(update={"within": RULES.within / 10}))
@@ -310,7 +312,7 @@ def test_a_lock_that_lasts_is_given_up_and_everything_is_as_it_was(ready: tuple[
         connection.execute("alter database studyspot connection limit 77")
         began = time.monotonic()
         with pytest.raises(RefusedError, match="could not be swapped in time"):
-            job.put_in_place(work, restore)
+            places.put_in_place(work, restore)
         assert time.monotonic() - began < 30
     assert server.databases() == names
 
@@ -320,10 +322,10 @@ def test_a_setting_that_takes_more_rights_is_named_before_the_swap(ready: tuple[
     names = server.databases()
     server.superuser("alter role app in database studyspot set statement_timeout = '5s'")
     with pytest.raises(RefusedError, match="1 statements need more rights") as refused:
-        job.put_in_place(work, restore)
+        places.put_in_place(work, restore)
     assert server.databases() == names
     statement = refused.value.hint.splitlines()[-1]
     assert statement == f'alter role "app" in database "{restore.made}" set "statement_timeout" to \'5s\';'
     server.superuser(statement)
-    restore, _ = job.put_in_place(work, restore)
+    restore, _ = places.put_in_place(work, restore)
     assert server.ask(DATABASE, "show statement_timeout", role="app") == [("5s",)]

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import run
 from tests.restore_server import RestoreServer
 from tests.retention_server import Nobody
-from upkeep.backup.restore import job
+from upkeep.backup.restore import job, places
 from upkeep.backup.restore.choose import RefusedError
 from upkeep.backup.restore.record import Restore
 from upkeep.ledger import Ledger
@@ -103,6 +103,22 @@ def test_exactly_what_retention_deleted_since_goes_again(server: RestoreServer, 
     assert again.facts["erased"] == said
 
 
+def test_what_is_deleted_while_nobody_has_answered_yet_goes_before_the_swap(
+    server: RestoreServer, ledger: Ledger
+) -> None:
+    server.backed_up(ledger)
+    first = retain(server, Copier(ledger, run()))
+    restore = restored(server, ledger)
+    more = server.erase(ledger, "visits", "at", "2999-01-01", "id between 1 and 9")
+    assert more == 9
+    work = server.work(ledger, queries=())
+    restore, _ = places.put_in_place(work, restore)
+    assert server.ask("studyspot", "select count(*) from visits where id < 10") == [(0,)]
+    assert rows(server, "studyspot", "visits") == rows(server, restore.before, "visits")
+    total = sum(first.values()) + more
+    assert restore.facts["erased"].startswith(f"{total:,} rows were erased again, of {total:,}")
+
+
 def test_what_the_living_database_alone_knows_counts_too(server: RestoreServer, ledger: Ledger) -> None:
     server.backed_up(ledger)
     gone = retain(server, Nobody())
@@ -112,6 +128,7 @@ def test_what_the_living_database_alone_knows_counts_too(server: RestoreServer, 
     assert rows(server, restore.made, "persons") == rows(server, "studyspot", "persons")
 
 
+@pytest.mark.soak
 def test_what_came_before_the_backup_or_is_another_platforms_takes_nothing(
     server: RestoreServer, ledger: Ledger
 ) -> None:
@@ -148,6 +165,7 @@ def test_a_rule_that_means_nothing_in_the_backup_stops_the_restore(server: Resto
         restored(server, ledger)
 
 
+@pytest.mark.soak
 def test_a_table_that_the_backup_does_not_have_has_nothing_to_erase(server: RestoreServer, ledger: Ledger) -> None:
     server.backed_up(ledger)
     server("create table later (id int primary key, at date); insert into later values (1, '2020-01-01')")

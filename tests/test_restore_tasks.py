@@ -177,7 +177,10 @@ def test_beside_asks_nobody_and_keeps_what_it_made(server: RestoreServer, ledger
     assert made[DATABASE] == before[DATABASE]
 
 
-@pytest.mark.parametrize(("if_refused", "who", "left"), [("remove", "ada", 0), ("remove", "", 0), ("keep", "ada", 1)])
+@pytest.mark.parametrize(
+    ("if_refused", "who", "left"),
+    [pytest.param("remove", "ada", 0, marks=pytest.mark.soak), ("remove", "", 0), ("keep", "ada", 1)],
+)
 def test_a_no_or_silence_touches_nothing_and_leaves_what_the_form_says(
     server: RestoreServer, ledger: Ledger, plenty: None, if_refused: str, who: str, left: int
 ) -> None:

@@ -73,16 +73,16 @@ class SwapOperator(RestoreOperator):
     """Do what was said yes to. Killed at any point, either the old state stands or the new one; run again, once."""
 
     def act(self, context: Context, run: Run) -> dict[str, Any]:
-        from upkeep.backup.restore import job
+        from upkeep.backup.restore import places
 
         asked = self.asked(context)
         with self.ledger() as ledger:
             work, restore = self.job(run, ledger), self.restore(context, ledger)
             if asked.action == "drop the old one":
-                restore = job.drop_old(work, restore)
+                restore = places.drop_old(work, restore)
                 self.log.info("dropped for good")
                 return {"restore": restore.id, "state": restore.state}
-            swap = job.put_in_place if asked.action == "restore" else job.put_back
+            swap = places.put_in_place if asked.action == "restore" else places.put_back
             restore, done = swap(work, restore)
         if done.already:
             self.log.info("the databases have their new names already")
@@ -164,7 +164,7 @@ class SettleOperator(RestoreOperator):
         return said
 
     def _settled(self, context: Context, run: Run, ledger: Ledger, restore: Restore) -> str:
-        from upkeep.backup.restore import job
+        from upkeep.backup.restore import places
 
         asked = self.asked(context)
         if restore.state in ("swapped", "back"):
@@ -185,7 +185,7 @@ class SettleOperator(RestoreOperator):
                 )
         why = "nobody said yes" if restore.state == "replayed" else "it could not be restored; the red task says why"
         if restore.state not in ("chosen", "removed"):
-            restore = job.remove(self.job(run, ledger), restore)
+            restore = places.remove(self.job(run, ledger), restore)
         ends = f"restore {restore.id} of backup {restore.backup} ends without a swap: {why}"
         return f"{ends}. {restore.live} was not touched"
 

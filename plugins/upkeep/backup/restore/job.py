@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from upkeep.backup import content, manifest, programs, restoring, verdicts
 from upkeep.backup.encryption import Key
 from upkeep.backup.faults import some
 from upkeep.backup.manifest import Database, Manifest
-from upkeep.backup.restore import contents, load, loss, record, replay, swap, target
+from upkeep.backup.restore import contents, load, loss, record, replay, target
 from upkeep.backup.restore.choose import RefusedError
 from upkeep.backup.restore.record import Restore
 from upkeep.backup.store import Store
@@ -58,7 +59,7 @@ class Job:
 
 
 @contextmanager
-def _alone(job: Job) -> Iterator[None]:
+def alone(job: Job) -> Iterator[None]:
     with job.ledger.exclusive(f"restore/{job.run.platform}") as mine:
         if not mine:
             raise RefusedError(
@@ -85,7 +86,7 @@ def _programs(job: Job, server_version: int, database: Database) -> programs.Pro
     return programs.client(max(server_version, written), job.directories)
 
 
-def _here(job: Job, restore: Restore) -> str:
+def here(job: Job, restore: Restore) -> str:
     """The new database, as the owner role."""
     return target.beside(job.owner, restore.made)
 
@@ -179,7 +180,7 @@ def bring(job: Job, restore: Restore) -> Restore:
     if restore.state in ("swapped", "back"):
         raise RefusedError(f"restore {restore.id} was swapped in already", hint="trigger a new restore.")
     found, database = _manifest(job, restore)
-    with _alone(job), target.server(job.owner) as connection:
+    with alone(job), target.server(job.owner) as connection:
         used = _programs(job, connection.info.server_version, database)
         with _timed() as checked:
             size = load.check(job.store, found, job.key, used)
@@ -193,12 +194,12 @@ def bring(job: Job, restore: Restore) -> Restore:
                 connection, restore, live, _owner(connection, restore, selection.lines), job.rules.template
             )
             restore = record.become(
-                job.ledger, restore, "loading", oids=(live.oid if live else None, made.oid), replay=None
+                job.ledger, restore, "loading", oids=(live.oid if live else None, made.oid), replay=None, erased_at=None
             )
             with _timed() as loaded:
-                load.load(job.store, found, job.key, used, _here(job, restore), selection.lines)
+                load.load(job.store, found, job.key, used, here(job, restore), selection.lines)
             with _timed() as analyzed:
-                load.analyze(_here(job, restore))
+                load.analyze(here(job, restore))
             seconds = {"check": checked(), "load": loaded(), "analyze": analyzed()}
             action.after = {"seconds": seconds, "oid": made.oid}
         left, extensions = selection.sentence, sorted(selection.extensions)
@@ -222,22 +223,22 @@ def prove(job: Job, restore: Restore) -> Restore:
 
     :raises RefusedError: it is not what was backed up.
     """
-    _is(restore, "loaded", "proved", "replayed")
+    needs(restore, "loaded", "proved", "replayed")
     if restore.state == "replayed":
         # By now rows were erased again; it was proved before they were.
         return restore
     _, database = _manifest(job, restore)
     with (
-        _alone(job),
+        alone(job),
         job.ledger.action(
             job.run, "backup", "prove restore", restore.made, before={"backup": restore.backup}
         ) as action,
         _timed() as taken,
     ):
         faults = list(
-            contents.without(restoring.compare(_here(job, restore), database), restore.facts.get("extensions") or ())
+            contents.without(restoring.compare(here(job, restore), database), restore.facts.get("extensions") or ())
         )
-        faults += restoring.ask(_here(job, restore), job.queries)
+        faults += restoring.ask(here(job, restore), job.queries)
         rows = sum(table.rows for table in database.tables)
         action.after = {"tables": len(database.tables), "rows": rows, "faults": [fault.said for fault in faults]}
         for fault in faults:
@@ -257,32 +258,44 @@ def erase(job: Job, restore: Restore) -> Restore:
 
     :raises RefusedError: it cannot be told what was.
     """
-    _is(restore, "proved", "replayed")
+    needs(restore, "proved", "replayed")
+    with alone(job):
+        return erase_again(job, restore)
+
+
+def erase_again(job: Job, restore: Restore) -> Restore:
+    """As ``erase``, for who is alone already."""
     found, _ = _manifest(job, restore)
-    with _alone(job):
-        known = replay.recorded(job.ledger, restore.platform, found.started)
-        erased = replay.together(known, _untold(job, restore, found))
-        before = {"plans": len(erased), "rows": sum(one.rows for one in erased)}
-        with job.ledger.action(job.run, "backup", "erase again", restore.made, before=before) as action:
+    began = datetime.now(UTC)
+    known = replay.recorded(job.ledger, restore.platform, found.started)
+    erased = replay.together(known, untold(job, restore.live, found.started))
+    before = {"plans": len(erased), "rows": sum(one.rows for one in erased)}
+    with job.ledger.action(job.run, "backup", "erase again", restore.made, before=before) as action:
 
-            def remember(done: list[replay.Again]) -> None:
-                record.become(job.ledger, restore, restore.state, replay=[one.as_dict() for one in done])
+        def remember(done: list[replay.Again]) -> None:
+            # Not counted yet: a try that is killed now has done all of it or nothing.
+            record.become(job.ledger, restore, "proved", replay=[one.as_dict() for one in done])
 
-            done = replay.replay(
-                _here(job, restore), erased, earlier=restore.facts.get("replay") or (), remember=remember
-            )
-            action.after = {"rows": sum(one.gone for one in done)}
-        return record.become(
-            job.ledger, restore, "replayed", replay=[one.as_dict() for one in done], erased=replay.sentence(done)
+        done = replay.replay(
+            here(job, restore),
+            erased,
+            earlier=restore.facts.get("replay") or (),
+            counted=restore.state == "replayed",
+            remember=remember,
         )
+        action.after = {"rows": sum(one.gone for one in done)}
+    told = [one.as_dict() for one in done]
+    return record.become(
+        job.ledger, restore, "replayed", replay=told, erased=replay.sentence(done), erased_at=began.isoformat()
+    )
 
 
-def _untold(job: Job, restore: Restore, found: Manifest) -> list[Any]:
+def untold(job: Job, database: str, since: datetime) -> list[Any]:
     """What only the living database knows; where that cannot be asked, the ledger alone counts, and it is said."""
     try:
-        return list(replay.not_yet_told(job.maintenance, found.started))
+        return list(replay.not_yet_told(target.beside(job.maintenance, database), since))
     except (psycopg.Error, UpkeepError) as away:
-        log.warning("%s cannot be asked for deletions that the ledger does not know yet: %s", restore.live, away)
+        log.warning("%s cannot be asked for deletions that the ledger does not know yet: %s", database, away)
         return []
 
 
@@ -292,91 +305,7 @@ def weigh(job: Job, restore: Restore, database: str = "") -> loss.Loss:
     return loss.weigh(target.beside(job.maintenance, database or restore.live), snapshot)
 
 
-# -- names -----------------------------------------------------------------------------------------------
-
-
-def put_in_place(job: Job, restore: Restore) -> tuple[Restore, swap.Swapped]:
-    """
-    The new database gets the living one's name; that one is kept.
-
-    :raises RefusedError: it is not what it was, or somebody would not leave; everything is as it was.
-    """
-    _is(restore, "replayed", "swapped")
-    assert restore.made_oid is not None
-    names = swap.Names(restore.live, restore.made, restore.before, restore.live_oid, restore.made_oid)
-    with _alone(job):
-        comments = {restore.live: _comment(job, restore.live)}
-        if restore.live_oid is not None:
-            comments[restore.before] = (
-                f"replaced by restore {restore.id} of backup {restore.backup}; kept until a person drops it"
-            )
-        done = _swap(job, "swap", names, comments)
-        return record.become(job.ledger, restore, "swapped", swap=done.as_dict()), done
-
-
-def put_back(job: Job, restore: Restore) -> tuple[Restore, swap.Swapped]:
-    """
-    The database that was replaced gets its name back; the restored one is kept.
-
-    :raises RefusedError: it is gone, or somebody would not leave.
-    """
-    _is(restore, "swapped", "back")
-    if restore.live_oid is None:
-        raise RefusedError(
-            f"restore {restore.id} replaced nothing: there was no {restore.live}", hint="there is no way back."
-        )
-    assert restore.made_oid is not None
-    names = swap.Names(restore.live, restore.before, restore.made, restore.made_oid, restore.live_oid)
-    with _alone(job):
-        comments = {restore.live: _comment(job, restore.live), restore.made: target.marker(restore)}
-        done = _swap(job, "swap back", names, comments)
-        return record.become(job.ledger, restore, "back", swap_back=done.as_dict()), done
-
-
-def _swap(job: Job, verb: str, names: swap.Names, comments: dict[str, str]) -> swap.Swapped:
-    before = {"live_oid": names.live_oid, "come": names.come, "come_oid": names.come_oid, "leave": names.leave}
-    with job.ledger.action(job.run, "backup", verb, names.live, before=before) as action:
-        done = swap.exchange(
-            job.owner, job.maintenance, names, wait=job.rules.wait, within=job.rules.within, comments=comments
-        )
-        action.after = done.as_dict()
-    return done
-
-
-def _comment(job: Job, live: str) -> str:
-    with target.server(job.owner) as connection:
-        found = target.look(connection, live)
-    return found.comment if found else ""
-
-
-def remove(job: Job, restore: Restore) -> Restore:
-    """Drop the new database; one that was swapped in is never touched. :raises RefusedError: it is not ours."""
-    if restore.state == "swapped":
-        raise RefusedError(f"{restore.made} is in use as {restore.live}", hint="swap back first, if you mean it.")
-    with (
-        _alone(job),
-        target.server(job.owner) as connection,
-        job.ledger.action(job.run, "backup", "drop", restore.made) as action,
-    ):
-        action.after = {"dropped": target.drop(connection, restore)}
-        return record.become(job.ledger, restore, "removed")
-
-
-def drop_old(job: Job, restore: Restore) -> Restore:
-    """Drop what is no longer in use, of the two, for good. :raises RefusedError: it is not what it was."""
-    if restore.state == "back":
-        return remove(job, restore)
-    _is(restore, "swapped")
-    with (
-        _alone(job),
-        target.server(job.owner) as connection,
-        job.ledger.action(job.run, "backup", "drop", restore.before) as action,
-    ):
-        action.after = {"dropped": target.drop_old(connection, restore)}
-        return record.become(job.ledger, restore, "removed")
-
-
-def _is(restore: Restore, *states: str) -> None:
+def needs(restore: Restore, *states: str) -> None:
     if restore.state not in states:
         raise RefusedError(
             f"restore {restore.id} is {restore.state}, and this needs {' or '.join(states[:1])}",

@@ -65,6 +65,9 @@ class Again:
     gone: int
     """Rows that were deleted again."""
 
+    ids: str
+    """Sum of hashes of their primary keys."""
+
     same: bool
     """Whether these are exactly those; not, when some were written after the backup."""
 
@@ -138,17 +141,19 @@ def replay(
     erased: Sequence[Erased],
     *,
     earlier: Sequence[Mapping[str, Any]] = (),
+    counted: bool = False,
     remember: Callable[[list[Again]], object] = lambda done: None,
 ) -> list[Again]:
     """
     Delete it again in the restored database, all or nothing.
 
-    :param remember: told of the result just before it counts. :param earlier: what a try that was killed then told.
+    :param remember: told of the result just before it counts.
+    :param earlier: what was told by an earlier try. :param counted: it counted; else it may have been killed just then.
     :raises RefusedError: a rule means nothing there.
     """
     known = {(one["relation"], one["plan"]): Again(**one) for one in earlier}
     with connect(conninfo, statement_timeout=content.LONG, settings=SETTINGS) as connection, connection.transaction():
-        done = [_one(connection, one, known.get((one.relation, one.plan))) for one in erased]
+        done = [_one(connection, one, known.get((one.relation, one.plan)), counted) for one in erased]
         remember(done)
     for again in done:
         log.info("%s: %d rows were erased since, %d of them now again", again.relation, again.recorded, again.gone)
@@ -167,10 +172,10 @@ def sentence(done: Sequence[Again]) -> str:
     return said
 
 
-def _one(connection: Connection, one: Erased, earlier: Again | None) -> Again:
+def _one(connection: Connection, one: Erased, earlier: Again | None, counted: bool) -> Again:
     item = _item(connection, one)
     if item is None:
-        return Again(one.relation, one.plan, one.rows, 0, same=False, absent=True)
+        return Again(one.relation, one.plan, one.rows, 0, "0", same=False, absent=True)
     values = {"from_keys": list(one.from_keys), "to_keys": list(one.to_keys)}
     meant, free = _meant(item, one), _free(item)
     delete = sql.SQL(
@@ -194,11 +199,12 @@ def _one(connection: Connection, one: Erased, earlier: Again | None) -> Again:
             hint="the table looked otherwise then; such rows must be deleted by hand. Nothing was replaced.",
         ) from None
     assert stays is not None
+    if earlier is not None and (counted or earlier.gone > gone):
+        # One that was killed did all of it or nothing: what it would have done is there to be done again.
+        gone, ids = (gone, ids) if counted else (0, 0)
+        gone, ids = gone + earlier.gone, ids + int(earlier.ids)
     same = one.ids is not None and (gone, ids) == (one.rows, one.ids)
-    if earlier is not None and earlier.gone > gone:
-        # That try was killed when it counted already.
-        gone, same = earlier.gone, earlier.same
-    return Again(one.relation, one.plan, one.rows, gone, same=same, stays=stays["n"])
+    return Again(one.relation, one.plan, one.rows, gone, str(int(ids)), same=same, stays=stays["n"])
 
 
 def _item(connection: Connection, one: Erased) -> Item | None:
