@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,114 +12,10 @@ from sandbox import processes
 from sandbox.faults import break_it, heal_it
 from sandbox.servers import postgres
 from tests.conftest import Live
+from tests.live_faults import BATCHES, NEEDS_BACKUPS, NOT_BY_THE_DAG, SOAK, Expected
 from upkeep.findings import Severity
 
 pytestmark = pytest.mark.live
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What one fault must lead to."""
-
-    platform: str
-    fault: str
-    key: str
-    severity: str
-    says: str
-    """Regular expression that the finding's summary matches: its numbers."""
-
-    @property
-    def alert(self) -> str:
-        return f"{self.platform}/{self.key}"
-
-
-def studyspot(fault: str, key: str, severity: str, says: str) -> Expected:
-    return Expected("studyspot", f"studyspot_{fault}", key, severity, says)
-
-
-def adaptive_learning(fault: str, key: str, severity: str, says: str) -> Expected:
-    return Expected("adaptive_learning", f"adaptive_learning_{fault}", key, severity, says)
-
-
-# Faults that do not hide each other are broken together, on both platforms at once.
-BATCHES: dict[str, list[Expected]] = {
-    "services answer wrongly": [
-        studyspot("endpoint_500", "http/api", "P0", r"500"),
-        studyspot("web_degraded", "http/web", "P0", r"StudySpot"),
-        studyspot("redis_memory_full", "redis_memory", "P1", r"9\d"),
-        studyspot("redis_misses", "redis_hit_rate", "P3", r"\d%"),
-        studyspot("standby_down", "postgres_replication", "P1", r"0 of 1|no standby|missing"),
-        studyspot("idle_in_transaction", "postgres_idle_in_transaction/api idle_in_transaction", "P2", r"\d"),
-        studyspot("long_query", "postgres_long_queries/api long_query", "P2", r"1 statement .* longer than \d"),
-        studyspot("inactive_slot", "postgres_slots/sandbox_abandoned", "P1", r"holds back \d+\.\d MiB"),
-        studyspot("table_missing", "postgres_tables/seats", "P2", r"no table seats"),
-        studyspot("pod_crashloop", "pods/studyspot-api", "P1", r"(?i)crash"),
-        studyspot("pod_crashloop", "deployments/studyspot-api", "P1", r"2 of 3 replicas"),
-        studyspot("node_busy", "usage/node-2/cpu", "P2", r"97%"),
-        studyspot("image_gc", "image_gc/node-2", "P3", r"98% down to 95%"),
-        studyspot("disk_nearly_full", "disk/db-0:9100:/var/lib/postgresql", "P1", r"95"),
-        studyspot("logs_flood", "logs//var/log/studyspot", "P2", r"\d+"),
-        adaptive_learning("consumer_stuck", "kafka_lag/scheduler-service/attempts.events", "P1", r"9\d\d,\d{3}"),
-        adaptive_learning("consumer_gone", "kafka_lag/mastery-updater/mastery.updates", "P1", r"[\d,]+ messages wait"),
-        adaptive_learning("topic_retention", "kafka_retention/notifications", "P3", r"for ever"),
-        adaptive_learning("pod_crashloop", "pods/user-service", "P1", r"(?i)crash"),
-        adaptive_learning("disk_nearly_full", "disk/db-0:9100:/var/lib/postgresql", "P1", r"95"),
-        adaptive_learning("memory_high", "memory/db-0:9100", "P2", r"93"),
-        adaptive_learning("endpoint_500", "http/api", "P0", r"500"),
-    ],
-    "services are short of something": [
-        studyspot("endpoint_hangs", "http/api", "P0", r"\d"),
-        studyspot("redis_wrong_password", "redis_connect", "P0", r"(?i)password|auth"),
-        studyspot("connections_full", "postgres_connections", "P1", r"\d+ of \d+"),
-        studyspot("read_only", "postgres_write", "P0", r"read-only transaction"),
-        studyspot("node_disk_pressure", "nodes/node-2", "P1", r"DiskPressure"),
-        studyspot("service_without_endpoints", "services/studyspot-web", "P1", r"(?i)no ready"),
-        studyspot("memory_high", "memory/db-0:9100", "P2", r"93"),
-        studyspot("logs_missing", "logs//var/log/studyspot", "P2", r"/var/log/studyspot"),
-        adaptive_learning("offline_partition", "kafka_brokers/offline_partitions", "P1", r"1 of 9 partitions"),
-        adaptive_learning("endpoint_slow", "http/api", "P3", r"1\.\d+ s"),
-        adaptive_learning("web_500", "http/app", "P0", r"500"),
-    ],
-    "services are gone": [
-        studyspot("certificate_expired", "tls/api.studyspot.com:443", "P0", r"(?i)expired"),
-        studyspot("postgres_down", "postgres_connect", "P0", r"(?i)refused"),
-        studyspot("redis_down", "redis_connect", "P0", r"(?i)refused"),
-        Expected("studyspot", "kubernetes_down", "kubernetes_api", "P1", r"(?i)refused"),
-        Expected("studyspot", "prometheus_down", "disk", "P1", r"(?i)could not look.*refused"),
-        Expected("adaptive_learning", "kubernetes_down", "kubernetes_api", "P1", r"(?i)refused"),
-        adaptive_learning("kafka_down", "kafka_brokers/brokers", "P1", r"(?i)broker"),
-        adaptive_learning("postgres_down", "postgres_connect", "P0", r"(?i)refused"),
-    ],
-}
-
-SEEN_RED_ELSEWHERE = {
-    "backup_age": "test_backup_freshness.py::test_no_backup_at_all_is_red_and_the_first_one_heals_it",
-    "backup_client": "test_backup_freshness.py::test_a_client_older_than_the_server",
-    "backup_size": "test_backup_freshness.py::test_a_size_out_of_the_band_is_told_and_one_inside_is_not",
-    "backup_verified": "test_backup_freshness.py::test_old_and_unverified_are_told_apart",
-    "jobs": "test_cleanup.py::test_a_missing_right_to_delete_is_a_finding",
-    "kafka_group": "test_health_kafka.py::test_a_server_that_accepts_and_never_answers_costs_less_than_five_seconds",
-    "kafka_log_dirs": "test_cleanup_topics.py::test_a_log_directory_that_failed_is_a_finding_of_the_sections_severity",
-    # Needs a restart of the server.
-    "postgres_archiver": "test_health_postgres.py::test_failing_wal_archiving_is_found_and_heals",
-    # Worse with every minute that somebody waits.
-    "postgres_blocked": "test_health_postgres.py::test_the_root_of_a_tree_of_waiting_sessions_is_found",
-    "postgres_old_snapshot": "test_postgres_vacuum_trouble.py::test_whoever_holds_an_old_snapshot_is_named",
-    # Needs a failover.
-    "postgres_primary": "test_health_postgres.py::test_a_standby_behind_the_primarys_name_is_found",
-    "postgres_vacuum": "test_postgres_vacuum_tasks.py::"
-    "test_what_stops_one_table_is_found_told_and_over_when_it_is_over",
-    "postgres_vacuum_need": "test_postgres_vacuum.py::test_the_bloated_table_is_chosen_and_the_fresh_one_is_not",
-    "postgres_vacuum_rights": "test_postgres_vacuum_trouble.py::"
-    "test_a_missing_right_is_a_finding_with_the_grant_that_cures_it",
-    "postgres_version": "test_health_postgres.py::test_older_and_newer_versions_are_looked_at_as_well",
-    # Needs a billion transactions.
-    "postgres_wraparound": "test_health_postgres.py::test_transaction_ids_that_run_out_are_found",
-    "redis_clients": "test_health_redis.py::test_clients_near_the_limit_and_refused_ones_are_found",
-    "redis_persistence": "test_health_redis.py::test_a_snapshot_that_fails_is_found_and_heals",
-    "temporary_files": "test_cleanup.py::test_a_missing_temporary_tree_is_a_finding",
-}
-"""Checks whose fault is injected in a test of their module alone, and which."""
 
 
 def told(live: Live, key: str, paging: bool) -> list[str]:
@@ -152,31 +46,28 @@ def test_every_check_of_the_daily_dags_has_its_fault(live: Live) -> None:
     with live.ledger() as ledger:
         checks = {row["check_name"] for row in ledger.rows("select distinct check_name from outcomes")} - {"run"}
     broken = {one.key.split("/")[0] for batch in BATCHES.values() for one in batch}
-    assert checks - broken - set(SEEN_RED_ELSEWHERE) == set()
-    assert not broken & set(SEEN_RED_ELSEWHERE)
-    for check, test in SEEN_RED_ELSEWHERE.items():
-        file, _, name = test.partition("::")
-        assert f"def {name}(" in Path(__file__).with_name(file).read_text(), check
+    assert checks - broken - set(NOT_BY_THE_DAG) == set()
+    assert not broken & set(NOT_BY_THE_DAG)
 
 
-FULL_COUNT = "services are short of something"
-"""Checks that each have a test of their own as well, so that a whole Airflow sees them in `make soak` only."""
-
-
-@pytest.mark.parametrize("batch", [pytest.param(b, marks=[pytest.mark.soak] * (b == FULL_COUNT)) for b in BATCHES])
+@pytest.mark.parametrize("batch", [pytest.param(b, marks=[pytest.mark.soak] * (b in SOAK)) for b in BATCHES])
 def test_each_fault_is_found_told_once_and_its_repair_is_told_once(live: Live, batch: str) -> None:
     expected = BATCHES[batch]
-    live.inbox.reset()
     faults = list(dict.fromkeys(one.fault for one in expected))
-    for fault in faults:
-        break_it(live.home, fault)
+    if set(faults) & set(NEEDS_BACKUPS):
+        back_up(live, "studyspot")
+    live.inbox.reset()
+    broken = []
     try:
+        for fault in faults:
+            broken.append(fault)
+            break_it(live.home, fault)
         looks = [live.maintain_all(PLATFORMS) for _ in range(2)]
         live.deliver()
         with live.ledger() as ledger:
             open_ = {row["key"]: row for row in ledger.rows("select * from findings where state = 'open'")}
     finally:
-        for fault in reversed(faults):
+        for fault in reversed(broken):
             heal_it(live.home, fault)
     wrong = [text for one in expected for text in missing(live, one, open_)]
     assert not wrong, "\n".join(
@@ -202,6 +93,16 @@ def test_each_fault_is_found_told_once_and_its_repair_is_told_once(live: Live, b
         for paging in (True, False):
             reached = Severity(one.severity).at_least(Severity.P1 if paging else Severity.P2)
             assert told(live, one.alert, paging) == (["trigger", "resolve"] if reached else []), (one.alert, paging)
+
+
+def back_up(live: Live, platform: str) -> None:
+    dag_id = f"{platform}_backup"
+    live.api.wait_for_dags(dag_id)
+    run_id = live.api.trigger(dag_id)
+    assert live.api.wait(dag_id, run_id)["state"] == "success", live.api.tasks(dag_id, run_id)
+    # A Dag that is unpaused may also do what was due last night.
+    for run in live.api("GET", f"/dags/{dag_id}/dagRuns")["dag_runs"]:
+        live.api.wait(dag_id, run["dag_run_id"])
 
 
 def missing(live: Live, one: Expected, open_: dict[str, dict[str, Any]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The sandbox's PostgreSQL, Redis and S3 are real, allow no more than they should, break as named, and heal."""
+"""The sandbox's PostgreSQL, Redis and S3 are real, and allow no more than they should."""
 
 from __future__ import annotations
 
@@ -7,43 +7,34 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import boto3
 import psycopg
 import pytest
 import redis
-from botocore.config import Config
-from botocore.exceptions import ClientError, EndpointConnectionError
+from botocore.exceptions import ClientError
 
 from sandbox import __main__ as sandbox
 from sandbox import binaries, processes
-from sandbox.faults import break_it, heal_it
 from sandbox.home import REPOSITORY, TOOLS, Home, SandboxError
-from sandbox.servers import SERVERS, postgres, s3
+from sandbox.servers import postgres, s3
 from sandbox.unprivileged import unprivileged
+from tests.sandbox_server import (
+    MINE,
+    PRIMARY,
+    bucket_client,
+    cache,
+    connect,
+    new_home,
+    published,
+    remove,
+    row,
+    streaming,
+)
 
-PRIMARY = "postgres.studyspot"
 ROLES = REPOSITORY / "include" / "sql" / "postgres" / "roles.sql"
-MINE = [name for name in SERVERS if name.startswith(("postgres.", "redis.")) or name == "s3"]
-
-
-def new_home() -> Home:
-    # Unix sockets have room for 107 characters, so not below pytest's own directories.
-    return Home(Path(tempfile.mkdtemp(prefix="up-", dir="/tmp")))
-
-
-def remove(home: Home) -> None:
-    sandbox.down(home)
-    for name in list(home.state().get("facts", {})):
-        # Where user namespaces are forbidden, data lies outside the sandbox's directory.
-        if "data" in (facts := home.facts(name)):
-            base = Path(facts["data"]).parent.parent
-            shutil.rmtree(base if base != home.path else Path(facts["data"]), ignore_errors=True)
-    shutil.rmtree(home.path, ignore_errors=True)
 
 
 @pytest.fixture
@@ -61,53 +52,6 @@ def home() -> Iterator[Home]:
         yield home
     finally:
         remove(home)
-
-
-def published(home: Home, conn_id: str) -> dict:
-    return home.state()["connections"][conn_id]
-
-
-def connect(home: Home, conn_id: str) -> psycopg.Connection:
-    """As Airflow would, through the published connection."""
-    connection = published(home, conn_id)
-    return psycopg.connect(
-        host=connection["host"],
-        port=connection["port"],
-        user=connection["login"],
-        password=connection["password"],
-        dbname=connection["schema"],
-        autocommit=True,
-        **connection["extra"],
-    )
-
-
-def row(home: Home, question: str, server: str = PRIMARY, database: str = "studyspot") -> tuple:
-    with postgres.superuser(home, server, database) as connection:
-        return connection.execute(question).fetchone()
-
-
-def cache(home: Home, conn_id: str = "studyspot_redis") -> redis.Redis:
-    connection = published(home, conn_id)
-    return redis.Redis(
-        host=connection["host"],
-        port=connection["port"],
-        password=connection["password"],
-        db=connection["extra"]["db"],
-        retry=None,
-    )
-
-
-def bucket_client(home: Home, conn_id: str = "studyspot_s3", **changed: str):
-    connection = published(home, conn_id)
-    extra = connection["extra"]
-    return boto3.client(
-        "s3",
-        aws_access_key_id=connection["login"],
-        aws_secret_access_key=changed.get("password", connection["password"]),
-        endpoint_url=extra["endpoint_url"],
-        region_name=extra["region_name"],
-        config=Config(**extra["config_kwargs"], retries={"total_max_attempts": 1}),
-    )
 
 
 # -- PostgreSQL ----------------------------------------------------------------------------------------
@@ -351,175 +295,6 @@ def test_a_program_that_is_not_there_is_named_with_what_installs_it(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SandboxError, match=r"prometheus is needed.* no apt-get and no dpkg(.|\n)*HINT: .*prometheus"):
         binaries.debian("prometheus", tools=tmp_path)
-
-
-# -- faults --------------------------------------------------------------------------------------------
-
-
-def streaming(home: Home) -> bool:
-    return row(home, "select count(*) from pg_stat_replication where state = 'streaming'") == (1,)
-
-
-def answers(home: Home, conn_id: str = "studyspot_postgres") -> bool:
-    try:
-        connect(home, conn_id).close()
-    except psycopg.OperationalError:
-        return False
-    return True
-
-
-def writes(home: Home) -> bool:
-    try:
-        with connect(home, "studyspot_postgres") as connection:
-            connection.execute("insert into upkeep.canary values (7, now(), 'test')")
-            return connection.execute("delete from upkeep.canary where id = 7").rowcount == 1
-    except psycopg.errors.ReadOnlySqlTransaction:
-        return False
-
-
-def replays(home: Home) -> bool:
-    with postgres.superuser(home, PRIMARY) as connection:
-        lsn = connection.execute("select pg_current_wal_lsn()::text").fetchone()
-        time.sleep(0.5)
-        question = "select replay_lsn >= %s::pg_lsn from pg_stat_replication"
-        return connection.execute(question, lsn).fetchone() == (True,)
-
-
-def nobody_is(state: str) -> Callable[[Home], bool]:
-    return lambda home: row(home, f"select count(*) from pg_stat_activity where {state}") == (0,)
-
-
-def sessions_left(home: Home) -> bool:
-    share = row(
-        home,
-        "select count(*) / (current_setting('max_connections')::float - 3) from pg_stat_activity"
-        " where backend_type = 'client backend'",
-    )[0]
-    return share < 0.9
-
-
-def no_slot_retains(home: Home) -> bool:
-    retained = "coalesce(max(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)), 0)"
-    return row(home, f"select {retained} < 32 * 1024 * 1024 from pg_replication_slots where not active") == (True,)
-
-
-def cache_answers(home: Home) -> bool:
-    try:
-        return bool(cache(home).ping())
-    except redis.ConnectionError:
-        return False
-
-
-def cache_has_room(home: Home) -> bool:
-    memory = cache(home).info("memory")
-    return memory["used_memory"] / memory["maxmemory"] < 0.9
-
-
-def files_answer(home: Home) -> bool:
-    try:
-        bucket_client(home).list_buckets()
-    except EndpointConnectionError:
-        return False
-    return True
-
-
-def cache_lets_in(home: Home) -> bool:
-    clients = cache(home).info("clients")
-    return clients["connected_clients"] < 0.9 * clients["maxclients"]
-
-
-def cache_saves(home: Home) -> bool:
-    return cache(home).info("persistence")["rdb_last_bgsave_status"] == "ok"
-
-
-def dead_rows_may_go(home: Home) -> bool:
-    return row(home, "select coalesce(max(age(xmin)), 0) < 1000000 from pg_replication_slots") == (True,)
-
-
-def learning(query: str) -> Callable[[Home], bool]:
-    def asked(home: Home) -> bool:
-        with postgres.superuser(home, "postgres.adaptive_learning", "adaptive_learning") as connection:
-            return connection.execute(query).fetchone() == (True,)
-
-    return asked
-
-
-def leads_to_primary(home: Home) -> bool:
-    return published(home, "studyspot_postgres")["port"] == home.facts(PRIMARY)["port"]
-
-
-FAULTS: dict[str, Callable[[Home], bool]] = {
-    "studyspot_postgres_down": answers,
-    "adaptive_learning_postgres_down": lambda home: answers(home, "adaptive_learning_postgres"),
-    "studyspot_postgres_wrong_password": answers,
-    "studyspot_standby_down": streaming,
-    "studyspot_standby_paused": replays,
-    "studyspot_idle_in_transaction": nobody_is("state = 'idle in transaction'"),
-    "studyspot_blocked_query": nobody_is("cardinality(pg_blocking_pids(pid)) > 0"),
-    "studyspot_connections_full": sessions_left,
-    "studyspot_inactive_slot": no_slot_retains,
-    "studyspot_read_only": writes,
-    "studyspot_redis_down": cache_answers,
-    "studyspot_redis_wrong_password": cache_answers,
-    "studyspot_redis_memory_full": cache_has_room,
-    "studyspot_redis_clients": cache_lets_in,
-    "studyspot_redis_snapshot_fails": cache_saves,
-    "studyspot_connection_to_standby": leads_to_primary,
-    "adaptive_learning_vacuum_forbidden": learning("select pg_has_role('upkeep', 'pg_maintain', 'usage')"),
-    "adaptive_learning_statistics_hidden": learning(
-        "select has_function_privilege('upkeep', 'pg_stat_get_dead_tuples(oid)', 'execute')"
-    ),
-    "s3_down": files_answer,
-}
-"""Fault → what must be so when healthy and not so when broken."""
-
-
-SLOW: dict[str, Callable[[Home], bool]] = {
-    "studyspot_old_snapshot": dead_rows_may_go,
-    "adaptive_learning_transaction_ids": learning("select max(age(datfrozenxid)) < 100000000 from pg_database"),
-    "adaptive_learning_archive_fails": learning("select failed_count = 0 from pg_stat_archiver"),
-}
-"""The same, for faults that take a server's restart or a million transactions."""
-
-
-@pytest.mark.parametrize("fault", [*FAULTS, *(pytest.param(name, marks=pytest.mark.soak) for name in SLOW)])
-def test_a_fault_breaks_what_it_says_and_healing_restores_it(fault: str, home: Home) -> None:
-    healthy = {**FAULTS, **SLOW}[fault]
-    keys = cache(home).dbsize()
-    rows = row(home, "select count(*) from users")
-    assert healthy(home)
-    for _ in ("break", "again"):
-        break_it(home, fault)
-        assert not healthy(home)
-    assert home.state()["broken"] == [fault]
-    for _ in ("heal", "again"):
-        heal_it(home, fault)
-        assert healthy(home)
-    assert home.state()["broken"] == []
-    assert not [name for name in home.state()["processes"] if name.startswith("hold.")]
-    assert cache(home).dbsize() == keys
-    assert row(home, "select count(*) from users") == rows
-    processes.wait_until(lambda: streaming(home), 10, "the standby")
-
-
-def test_misses_lower_the_hit_rate_and_healing_raises_it(home: Home) -> None:
-    def rate(before: dict) -> float:
-        now = cache(home).info("stats")
-        hits, misses = (now[f"keyspace_{what}"] - before[f"keyspace_{what}"] for what in ("hits", "misses"))
-        return hits / (hits + misses)
-
-    start = cache(home).info("stats")
-    break_it(home, "studyspot_redis_misses")
-    break_it(home, "studyspot_redis_misses")
-    assert rate(start) < 0.1
-    heal_it(home, "studyspot_redis_misses")
-    assert rate(start) > 0.9
-    heal_it(home, "studyspot_redis_misses")
-
-
-def test_a_fault_of_a_server_that_does_not_run_says_what_to_start(empty: Home) -> None:
-    with pytest.raises(SandboxError, match=r"postgres.studyspot does not run\nHINT: .* --only postgres.studyspot"):
-        break_it(empty, "studyspot_read_only")
 
 
 # -- Redis and S3 --------------------------------------------------------------------------------------
