@@ -181,6 +181,20 @@ def test_killed_while_it_works_another_takes_over_at_once(other: Any, ledger: Le
     assert [row["state"] for row in rows] == ["abandoned", "done", "covered"]
 
 
+def test_what_goes_on_without_its_lock_is_waited_for(other: Any, ledger: Ledger) -> None:
+    where = other(DAYS[0])
+    # As after a restart of the ledger: every session is gone, and nobody's work.
+    ledger.rows(
+        "select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory' and pid <> pg_backend_pid()"
+    )
+    with pytest.raises(AirflowRescheduleException):
+        served(DAYS[1], Nightly(), states={"nightly": "running"})
+    (where / "go").touch()
+    assert other.processes[0].wait(60) == 0
+    assert [row["state"] for row in ledger.rows("select state from claims")] == ["done"], "it says so all the same"
+    assert served(DAYS[1], Nightly()).startswith("covered by backfill__2026-11-10")
+
+
 # -- chosen by one task, carried out by others -----------------------------------------------------------
 
 

@@ -130,11 +130,22 @@ def leave(ledger: Ledger, run: Run, due: datetime, cover: Cover) -> str:
     return said
 
 
-def working(ledger: Ledger, run: Run) -> str:
-    """Who does this task's work now, as far as the ledger knows."""
+def working(ledger: Ledger, run: Run) -> list[str]:
+    """The other runs that are doing this task, or died doing it, as far as the ledger knows."""
     rows = ledger.rows(
-        "select run_id, began_at from claims where dag_id = %s and task_id = %s and state = 'working'"
-        " order by began_at desc limit 1",
-        [run.dag_id, run.task_id],
+        "select distinct run_id from claims"
+        " where dag_id = %s and task_id = %s and run_id <> %s and state = 'working' order by run_id",
+        [run.dag_id, run.task_id, run.run_id],
     )
-    return f"{rows[0]['run_id']}, since {rows[0]['began_at']:%H:%M:%S} UTC" if rows else "another run"
+    return [row["run_id"] for row in rows]
+
+
+def stay(ledger: Ledger) -> None:
+    """Hold what is held however long it takes; a worker whose machine has died lets go within a minute."""
+    wanted = {"idle_session_timeout": 0, "tcp_keepalives_idle": 30, "tcp_keepalives_interval": 10}
+    with ledger.transaction() as connection:
+        for name, value in {**wanted, "tcp_keepalives_count": 3}.items():
+            # Before PostgreSQL 14 there is no limit to lift.
+            connection.execute(
+                "select set_config(name, %s, false) from pg_settings where name = %s", [str(value), name]
+            )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 AGAIN_S = 15.0
 """So long a task that waits for another run leaves its worker."""
 
-OVER = ("success", "failed", "skipped", "upstream_failed", "removed")
+OVER = {"success", "failed", "skipped", "upstream_failed", "removed"}
 
 
 @dataclass
@@ -78,8 +78,14 @@ class _Claim:
     carriers: Sequence[str]
 
     def end(self, state: str, work: Work, reason: str = "") -> None:
+        items = work.items if self.carriers else 0
         try:
-            claims.end(self.ledger, self.number, state, items=work.items if self.carriers else 0, reason=reason)
+            try:
+                claims.end(self.ledger, self.number, state, items=items, reason=reason)
+            except LedgerError:
+                # It was away for a moment, in hours of work.
+                with self.operator.ledger() as again:
+                    claims.end(again, self.number, state, items=items, reason=reason)
         except LedgerError as lost:
             self.operator.log.error("this work is %s, and does not count for other windows: %s", state, lost)
 
@@ -97,8 +103,13 @@ def _begun(
     due = due_at(context)
     if not operator.converging:
         return claims.begin(ledger, run, due, covers=False, alone=False), []
+    claims.stay(ledger)
     if not stack.enter_context(ledger.exclusive(claims.lock_name(run))):
-        _wait(operator, f"{claims.working(ledger, run)} is at it")
+        _wait(operator, f"{', '.join(claims.working(ledger, run)) or 'another run'} is at it")
+    for other in claims.working(ledger, run):
+        # The lock is gone with the ledger's last restart, and the work goes on: Airflow hears its heart.
+        if _states(context, run, other, [run.task_id]) & {"running", "restarting", "deferred"}:
+            _wait(operator, f"{other} is at it")
     if due is not None and not dry and not _asked(context):
         _leave_if_covered(ledger, operator, context, run, due, length)
     carriers = _carriers(operator)
@@ -111,16 +122,15 @@ def _leave_if_covered(
     for cover in claims.covers(ledger, run, due):
         if cover.complete:
             raise AirflowSkipException(claims.leave(ledger, run, due, cover))
-        if datetime.now(UTC) - cover.began_at < length and _goes_on(context, run, cover):
+        if datetime.now(UTC) - cover.began_at < length and _states(context, run, cover.run_id, cover.carried_by) - OVER:
             _wait(operator, f"{cover.run_id} is at it, {cover.carried} of {cover.needed} done")
 
 
-def _goes_on(context: Context, run: Run, cover: claims.Cover) -> bool:
-    """Whether Airflow will still carry out what that run chose."""
+def _states(context: Context, run: Run, run_id: str, tasks: Sequence[str]) -> set[str]:
+    """In which states Airflow has these tasks of another run of this Dag; ``""`` for one that is yet to begin."""
     ti: Any = context["ti"]
-    states = ti.get_task_states(dag_id=run.dag_id, task_ids=list(cover.carried_by), run_ids=[cover.run_id])
-    known = states.get(cover.run_id, {})
-    return any(str(getattr(state, "value", state) or "") not in OVER for state in known.values())
+    found = ti.get_task_states(dag_id=run.dag_id, task_ids=list(tasks), run_ids=[run_id]).get(run_id, {})
+    return {str(getattr(state, "value", state) or "") for state in found.values()}
 
 
 def _wait(operator: PlatformOperator, why: str) -> None:
