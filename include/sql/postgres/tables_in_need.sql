@@ -122,7 +122,10 @@ relations as (
         and c.relpersistence <> 't'
         and (
             %(schema)s::text is null
-            or exists (select from asked where c.oid in (asked.oid, asked.reltoastrelid))
+            -- An array is made once; an EXISTS would be asked of every relation.
+            or c.oid = any(array(
+                select unnest(array[asked.oid, asked.reltoastrelid]) from asked
+            ))
         )
 ),
 

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -178,7 +178,7 @@ def run(argv: Sequence[str], env: Mapping[str, str], *, unprivileged: bool = Fal
     return str(done.stdout)
 
 
-def stream(argv: Sequence[str], env: Mapping[str, str]) -> Iterator[bytes]:
+def stream(argv: Sequence[str], env: Mapping[str, str]) -> Generator[bytes]:
     """
     What a program writes, as it writes it; it is killed when nobody reads on.
 

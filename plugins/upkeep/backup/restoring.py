@@ -22,13 +22,13 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from upkeep.backup import content, reading, scratch
+from upkeep.backup import content, loading, reading, scratch
 from upkeep.backup.compression import CompressionError
 from upkeep.backup.dump import ARCHIVE, ROLES
 from upkeep.backup.encryption import DecryptionError, Key
 from upkeep.backup.faults import Fault, some
 from upkeep.backup.manifest import Database, Extension, Manifest, Table
-from upkeep.backup.programs import ProgramError, Programs, command, run
+from upkeep.backup.programs import ProgramError, Programs, command
 from upkeep.backup.store import Store
 from upkeep.errors import UpkeepError
 from upkeep.platforms.database import Query
@@ -134,13 +134,10 @@ def _restore(cluster: scratch.Cluster, database: Database, place: Path, proof: P
     jobs = max(1, os.cpu_count() or 1)
     proof.facts["jobs"] = jobs
     try:
-        run(
-            [
-                *(programs("pg_restore"), "--create", "--exit-on-error", f"--jobs={jobs}", "--no-tablespaces"),
-                *("--no-subscriptions", "--dbname", cluster.conninfo(), str(place / ARCHIVE)),
-            ],
-            programs.environment(),
-        )
+        loading.load(cluster, place / ARCHIVE, database, jobs=jobs)
+    except psycopg.Error as refused:
+        proof.faults.append(Fault("restore", " ".join(str(refused).split())[:500]))
+        return False
     except ProgramError as failed:
         if cure := this_workers_fault(failed.message):
             raise scratch.ScratchError(f"it could not be restored here: {failed.message}", hint=cure) from None

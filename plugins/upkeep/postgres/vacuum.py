@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -45,13 +45,18 @@ WRAPAROUND = timedelta(days=1)
 """Near wraparound a VACUUM is not cut short by the usual time-out."""
 
 
-def gentle(conninfo: str, settings: Vacuum) -> AbstractContextManager[Connection]:
+@contextmanager
+def gentle(conninfo: str, settings: Vacuum) -> Iterator[Connection]:
     """A session whose VACUUM pauses as the platform file says."""
     throttle = {
         "vacuum_cost_limit": str(settings.cost_limit),
         "vacuum_cost_delay": f"{settings.cost_delay.total_seconds() * 1000:g}",
+        # The question what a table needs is asked per table, and planning it takes longer than answering.
+        "plan_cache_mode": "force_generic_plan",
     }
-    return connect(conninfo, lock_timeout=settings.lock_timeout, settings=throttle)
+    with connect(conninfo, lock_timeout=settings.lock_timeout, settings=throttle) as connection:
+        connection.prepare_threshold = 0
+        yield connection
 
 
 def unbraked(connection: Connection) -> Go:
