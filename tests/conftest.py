@@ -10,6 +10,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -48,26 +49,32 @@ def control() -> Iterator[Home]:
         yield home
 
 
-@pytest.fixture
-def ledger_conninfo(control: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A fresh, migrated ledger behind the connection ``upkeep_ledger``."""
+@contextmanager
+def fresh_ledger(control: Home) -> Iterator[dict[str, Any]]:
+    """A migrated ledger of its own, as the connection ``upkeep_ledger`` names it."""
     connection = control.state()["connections"]["upkeep_ledger"]
     name = f"ledger_{uuid.uuid4().hex[:8]}"
-    owner = psycopg.conninfo.make_conninfo(
-        host=connection["host"],
-        port=connection["port"],
-        user=connection["login"],
-        password=connection["password"],
-    )
     superuser = control.facts("postgres.control")["superuser_dsn"]
     with psycopg.connect(superuser, autocommit=True) as server:
         server.execute(f"create database {name} owner {connection['login']}")
-    conninfo = psycopg.conninfo.make_conninfo(owner, dbname=name)
-    migrate(conninfo)
-    monkeypatch.setenv("AIRFLOW_CONN_UPKEEP_LEDGER", json.dumps({**connection, "schema": name}))
-    yield conninfo
+    made = {**connection, "schema": name}
+    migrate(libpq(made))
+    yield made
     with psycopg.connect(superuser, autocommit=True) as server:
         server.execute(f"drop database {name} with (force)")
+
+
+def libpq(connection: dict[str, Any]) -> str:
+    names = {"host": "host", "port": "port", "user": "login", "password": "password", "dbname": "schema"}
+    return psycopg.conninfo.make_conninfo(**{name: connection[ours] for name, ours in names.items()})
+
+
+@pytest.fixture
+def ledger_conninfo(control: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A fresh, migrated ledger behind the connection ``upkeep_ledger``."""
+    with fresh_ledger(control) as made:
+        monkeypatch.setenv("AIRFLOW_CONN_UPKEEP_LEDGER", json.dumps(made))
+        yield libpq(made)
 
 
 @pytest.fixture

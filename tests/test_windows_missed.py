@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pendulum
+import psycopg
 import pytest
 import yaml
 
-from tests.conftest import run
+from sandbox.home import Home
+from tests.conftest import fresh_ledger, libpq, run
 from upkeep.ledger import Ledger, Run
 from upkeep.platforms import platform
 from upkeep.platforms.alerting import Window
@@ -24,6 +27,21 @@ from upkeep.windows.watch import look_for_missed_windows
 NOW = datetime(2026, 11, 20, 9, 0, tzinfo=UTC)
 DAYS = [datetime(2026, 11, day, 2, tzinfo=UTC) for day in range(10, 21)]
 DAILY = "studyspot_daily_maintenance"
+
+
+@pytest.fixture(scope="module")
+def kept(control: Home) -> Iterator[dict[str, Any]]:
+    with fresh_ledger(control) as made:
+        yield made
+
+
+@pytest.fixture
+def ledger_conninfo(kept: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> str:
+    """One ledger for this file, emptied for each test."""
+    with psycopg.connect(libpq(kept)) as connection:
+        connection.execute("truncate claims, runs, outcomes, findings, finding_events, outbox, watermarks cascade")
+    monkeypatch.setenv("AIRFLOW_CONN_UPKEEP_LEDGER", json.dumps(kept))
+    return libpq(kept)
 
 
 @pytest.fixture(autouse=True)
