@@ -24,7 +24,7 @@ from upkeep.platforms.backup import Restoring
 from upkeep.platforms.database import Query
 from upkeep.retention import records as records_of
 
-RULES = Restoring(wait="100ms", within="10s")  # type: ignore[arg-type]
+RULES = Restoring(wait="100ms", within="30s")  # type: ignore[arg-type]
 QUERIES = (Query(name="users", sql="select count(*) from users", at_least=1),)
 PLENTY = 1e12
 PRISTINE = "pristine"

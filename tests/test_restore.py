@@ -12,6 +12,7 @@ import pytest
 
 from sandbox import processes
 from sandbox.servers import postgres as servers
+from tests.backup_server import KEY
 from tests.postgres_server import DATABASE
 from tests.restore_server import RULES, RestoreServer
 from upkeep.backup.dump import ARCHIVE
@@ -87,13 +88,29 @@ def test_the_whole_way_there_and_back(server: RestoreServer, ledger: Ledger) -> 
 
 
 def test_what_only_a_superuser_may_restore_is_left_out_and_named(one: RestoreServer, ledger: Ledger) -> None:
-    one.backed_up(ledger)
-    restore = one.prepared(one.work(ledger))
+    one.superuser("create publication everything for all tables")
+    one.backed_up(ledger, key=KEY)
+    with pytest.raises(RefusedError, match=r"cannot be read: it was encrypted with key \w+, and there is no key"):
+        one.prepared(one.work(ledger))
+    restore = one.prepared(one.work(ledger, key=KEY))
     assert restore.facts["extensions"] == ["amcheck", "pageinspect", "pg_stat_statements", "pgstattuple"]
     assert restore.facts["left_out"].startswith(
         "extensions amcheck, pageinspect, pg_stat_statements, pgstattuple, function upkeep.sample_index_pages("
     )
+    assert "publication - everything" in restore.facts["left_out"]
     assert one.ask(restore.made, "select extname from pg_extension order by 1") == [("plpgsql",)]
+
+
+def test_what_the_application_needs_and_a_superuser_owns_is_refused(one: RestoreServer, ledger: Ledger) -> None:
+    one.superuser("create role reports; create table sums (n int); alter table sums owner to reports")
+    one.superuser("create table odd (n int)")
+    one.backed_up(ledger)
+    work = one.work(ledger)
+    with pytest.raises(RefusedError, match=r"TABLE public odd of postgres, TABLE public sums of reports") as refused:
+        job.room(work, one.begin(work), swaps=True)
+    assert "grant reports to upkeep_owner;" in refused.value.hint
+    assert "grant postgres" not in refused.value.hint
+    one.superuser("drop table sums; drop role reports")
 
 
 @pytest.mark.soak

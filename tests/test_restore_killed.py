@@ -82,7 +82,7 @@ client = boto3.client("s3", aws_access_key_id=connection["login"], aws_secret_ac
 run = Run(platform="studyspot", dag_id="restore", run_id="r", task_id="t")
 with Ledger(said["ledger"]) as ledger:
     work = job.Job(run=run, ledger=ledger, store=store.Store(client, "studyspot-backups"), prefix=said["prefix"],
-        owner=said["owner"], maintenance=said["maintenance"], rules=Restoring(wait="10ms", within="10s"),
+        owner=said["owner"], maintenance=said["maintenance"], rules=Restoring(wait="10ms", within="30s"),
         directories=[Path(said["programs"])], free=lambda: 1e12)
     asked = form.Asked("studyspot", place="replace")
     chosen = choose.choose(ledger, work.store, work.prefix, asked)

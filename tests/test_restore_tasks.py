@@ -52,7 +52,7 @@ def server(each: Callable[..., Any], ledger_conninfo: str, tmp_path: Path, monke
         "postgres": {"queries": [{"name": "users", "sql": "select count(*) from users", "at_least": 1}]},
         "backup": {
             "bucket": "studyspot-backups",
-            "database": {"prefix": server.prefix, "restore": {"wait": "100ms", "within": "10s"}},
+            "database": {"prefix": server.prefix, "restore": {"wait": "100ms", "within": "30s"}},
         },
         "approvers": {"people": ["mira", "ada"], "second_for": ["restore"]},
     }

@@ -72,7 +72,8 @@ def choose(ledger: Ledger, store: Store, prefix: str, asked: Asked, *, recovers:
         raise RefusedError(f"backup {id} is broken: {reason}", hint="choose another one; leave `backup` empty for it.")
     found = manifest.read(store, prefix, id, platform=asked.platform, sha256=str(row["manifest_sha256"]) if row else "")
     if found.kind != "database" or found.database is None:
-        raise RefusedError(f"backup {id} is one of {found.kind}", hint="choose one of the database.")
+        hint = "choose a dump of the database; what physical backups recover is not brought back by this form yet."
+        raise RefusedError(f"backup {id} is one of {found.kind}", hint=hint)
     if found.engine != "dump" and not recovers:
         raise RefusedError(
             f"backup {id} was made by {found.engine}, and physical backups are not restored by this yet",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from upkeep.backup import content, reading
@@ -85,7 +85,9 @@ def select(connection: Connection, lines: Iterable[str], owner: str, present: It
     :param owner: of the database. :param present: extensions that the template has already.
     :raises RefusedError: something that the application may need cannot be restored by this role.
     """
-    roles = {row["name"]: row["ours"] for row in connection.execute(content.query("restore_roles")).fetchall()}
+    known = connection.execute(content.query("restore_roles")).fetchall()
+    roles = {row["name"]: row["ours"] for row in known}
+    superusers = frozenset(row["name"] for row in known if row["superuser"])
     roles[DATABASE_OWNER] = roles.get(owner, False)
     lines = list(lines)
     wanted = sorted({name for line in lines if (name := _extension(line))} - set(present))
@@ -94,7 +96,7 @@ def select(connection: Connection, lines: Iterable[str], owner: str, present: It
     chosen = Selection([])
     troubles: list[tuple[str, str]] = []
     for line in lines:
-        keep, trouble = _judge(line, roles, can, chosen)
+        keep, trouble = _judge(line, roles, superusers, can, chosen)
         if trouble is not None:
             troubles.append(trouble)
         if keep:
@@ -108,7 +110,7 @@ def select(connection: Connection, lines: Iterable[str], owner: str, present: It
 
 
 def _judge(
-    line: str, roles: Mapping[str, bool], can: Mapping[str, bool], chosen: Selection
+    line: str, roles: Mapping[str, bool], superusers: Container[str], can: Mapping[str, bool], chosen: Selection
 ) -> tuple[bool, tuple[str, str] | None]:
     """Whether an entry is restored, and what stands in the way of the whole."""
     match = _ENTRY.match(line)
@@ -142,7 +144,16 @@ def _judge(
     if f" {_UPKEEP} " in f" {what} ":
         chosen.left.append(what.replace(f" {_UPKEEP} ", f" {_UPKEEP}.").lower())
         return False, None
-    return False, (f"{what} of {owner}", f"grant {owner} to upkeep_owner, or have a superuser give it to another owner")
+    if owner in superusers:
+        if rest.startswith(("EVENT TRIGGER ", "PUBLICATION ")):
+            chosen.left.append(what.lower())
+            return False, None
+        cure = (
+            "have a superuser restore this backup by hand, and give what is the application's to its owner"
+            " (alter … owner to) before the next one is made"
+        )
+        return False, (f"{what} of {owner}", cure)
+    return False, (f"{what} of {owner}", f"as a superuser: grant {owner} to upkeep_owner;")
 
 
 _UPKEEP = "upkeep"
