@@ -2,7 +2,9 @@
 The backup of one platform each night, and its verification as soon as it is there.
 
 - **Runs** `{platform}_backup` nightly (`windows.backup`); `{platform}_backup_verification` when a backup of the
-  database was made. By hand the verification takes the id of a backup; empty means the newest.
+  database was made. By hand the verification takes the id of a backup; empty means the newest. Where the whole cluster
+  is backed up too (`backup.cluster`), `{platform}_cluster_verification` follows its base backup, and
+  `{platform}_cluster_log` fetches its log every few minutes.
 - **Touches** the bucket of backups; `retention` marks there what is past its time, and deletes it a day later, by the
   platform file's rules and inside their cap. The database is read in one snapshot, and its tables stay readable and
   writable; only changes of their shape wait. Copies of files are never replaced or deleted. The verification restores
@@ -22,6 +24,12 @@ from airflow.sdk import DAG, Asset, Param, TriggerRule
 from upkeep.backup.configuration.operators import BackupConfigurationOperator
 from upkeep.backup.files.operators import BackupFilesOperator
 from upkeep.backup.operators import BackupDatabaseOperator, SweepScratchOperator, VerifyBackupOperator
+from upkeep.backup.physical.operators import (
+    ArchiveLogOperator,
+    BackupClusterOperator,
+    LogRetentionOperator,
+    VerifyClusterOperator,
+)
 from upkeep.backup.retention.operators import BackupFreshnessOperator, BackupRetentionOperator
 from upkeep.defaults import dag_defaults, postgres_pool
 from upkeep.platforms import Platform, platforms
@@ -39,7 +47,7 @@ PARAMS = {
 }
 
 
-def backup(platform: Platform, made: Asset) -> None:
+def backup(platform: Platform, made: Asset, copied: Asset) -> None:
     with DAG(
         **{**dag_defaults(platform, "backup"), "dag_id": f"{platform.name}_backup"},
         schedule=platform.windows.backup.start,
@@ -57,6 +65,15 @@ def backup(platform: Platform, made: Asset) -> None:
                 execution_timeout=length,
             )
             makers.append(database)
+        if platform.backup.cluster:
+            cluster = BackupClusterOperator(
+                task_id="cluster",
+                platform=platform.name,
+                pool=postgres_pool(platform),
+                outlets=[copied],
+                execution_timeout=length,
+            )
+            makers.append(cluster)
         if platform.backup.files:
             files = BackupFilesOperator(
                 task_id="files",
@@ -78,32 +95,37 @@ def backup(platform: Platform, made: Asset) -> None:
             approve_plan="{{ params.approve_plan }}",
             **after,
         )
+        letting_go = [retention]
+        if platform.backup.cluster:
+            letting_go.append(LogRetentionOperator(task_id="log_retention", dry_run="{{ params.dry_run }}", **after))
+            retention >> letting_go[-1]
         freshness = BackupFreshnessOperator(
             task_id="backup_freshness", execution_timeout=timedelta(minutes=10), **after
         )
         report = ReportOperator(task_id="report", sections=(), **after)
         watcher = WatcherOperator(task_id="watcher")
-        makers >> retention >> freshness >> report >> watcher
-        [*makers, retention, freshness] >> watcher
+        makers >> retention
+        letting_go >> freshness >> report >> watcher
+        [*makers, *letting_go, freshness] >> watcher
 
 
-def backup_verification(platform: Platform, made: Asset) -> None:
+def verification(platform: Platform, part: str, made: Asset, verifies: type[VerifyBackupOperator]) -> None:
     with DAG(
-        **{**dag_defaults(platform, "backup"), "dag_id": f"{platform.name}_backup_verification"},
+        **{**dag_defaults(platform, "backup"), "dag_id": f"{platform.name}_{part}_verification"},
         schedule=[made],
         params={"backup": Param("", type="string", maxLength=40, description="Id of a backup; empty for the newest.")},
         doc_md=__doc__,
     ):
         which = "{{ params.backup }}"
         sweep = SweepScratchOperator(task_id="sweep", platform=platform.name, execution_timeout=timedelta(minutes=15))
-        read = VerifyBackupOperator(
+        read = verifies(
             task_id="bytes",
             platform=platform.name,
             tier="bytes",
             backup=which,
             execution_timeout=platform.windows.backup.length,
         )
-        restore = VerifyBackupOperator(
+        restore = verifies(
             task_id="content",
             platform=platform.name,
             tier="content",
@@ -122,9 +144,23 @@ def backup_verification(platform: Platform, made: Asset) -> None:
         [read, restore, remove] >> watcher
 
 
+def cluster_log(platform: Platform) -> None:
+    minutes = int(platform.backup.cluster.log_every.total_seconds() // 60)
+    with DAG(
+        **{**dag_defaults(platform, "backup"), "dag_id": f"{platform.name}_cluster_log"},
+        schedule=f"*/{minutes} * * * *" if minutes < 60 else "0 * * * *",
+        doc_md=__doc__,
+    ):
+        # In no pool: the log is fetched whatever else works on the server.
+        ArchiveLogOperator(task_id="log", platform=platform.name, execution_timeout=timedelta(minutes=30))
+
+
 for platform in platforms():
     if platform.backup:
-        made = Asset(f"{platform.name}_database_backup")
-        backup(platform, made)
+        made, copied = Asset(f"{platform.name}_database_backup"), Asset(f"{platform.name}_cluster_backup")
+        backup(platform, made, copied)
         if platform.backup.database:
-            backup_verification(platform, made)
+            verification(platform, "backup", made, VerifyBackupOperator)
+        if platform.backup.cluster:
+            verification(platform, "cluster", copied, VerifyClusterOperator)
+            cluster_log(platform)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
+from sandbox import processes
 from sandbox.home import REPOSITORY, Home
 from sandbox.servers import postgres as servers
 from tests.backup_server import BackupServer
@@ -20,15 +22,23 @@ from upkeep.backup.physical import archive, base, members, proving, recovering, 
 from upkeep.backup.physical.archive import NEWEST, Target
 from upkeep.backup.physical.source import LOG, Job
 
+MEMORY = Path("/dev/shm")
+
+
+def roomy(place: Path) -> bool:
+    """A cluster has more than a thousand files: where there is memory to spare, they need no disk."""
+    return place.is_dir() and shutil.disk_usage(place).free > 2 << 30
+
 
 class ClusterServer(BackupServer):
     """Backed up as the maintenance role, which has REPLICATION and no more."""
 
     def __init__(self, home: Home, version: int, **how: Any) -> None:
         summaries = {"summarize_wal": True} if version >= 17 else {}
-        super().__init__(home, version, **summaries, **how)
+        # It lets go of its log when a test says so, by a checkpoint, and never otherwise.
+        super().__init__(home, version, **summaries, wal_keep_size=0, checkpoint_timeout="1h", **how)
         self.replication(on=True)
-        self.parent = Path(tempfile.mkdtemp(prefix="up-", dir="/tmp"))
+        self.parent = Path(tempfile.mkdtemp(prefix="up-", dir=MEMORY if roomy(MEMORY) else Path("/tmp")))
 
     def replication(self, *, on: bool) -> None:
         """As an administrator would."""
@@ -42,9 +52,15 @@ class ClusterServer(BackupServer):
 
     def empty(self) -> Self:
         super().empty()
+        self.forget()
+        return self
+
+    def forget(self) -> None:
+        """No archive, and nothing kept for one."""
+        for one in list(self.store.objects(self.prefix)):
+            self.store.delete(one.key)
         with source.session(self.conninfo) as connection:
             source.drop(connection, "upkeep")
-        return self
 
     # -- backing up and recovering -------------------------------------------------------------------------
 
@@ -61,6 +77,25 @@ class ClusterServer(BackupServer):
 
     def next_segment(self) -> None:
         self.superuser("select pg_switch_wal()")
+
+    def move_on(self) -> None:
+        """Two segments further; the server tries to let go of what is behind."""
+        for _ in range(2):
+            self("insert into audit.log (said) values ('it went on')")
+            self.next_segment()
+        self.superuser("checkpoint")
+
+    def let_go(self) -> None:
+        """What it has of its log now is gone from the server; no slot may keep it."""
+        ((name,),) = self("select pg_walfile_name(pg_current_wal_lsn())")
+        self.move_on()
+
+        def gone() -> bool:
+            # The summarizer keeps it too, until it has read it.
+            self.superuser("checkpoint")
+            return not self.superuser(f"select from pg_ls_waldir() where name = '{name}'")
+
+        processes.wait_until(gone, 60, f"{name} to go")
 
     def now(self) -> datetime:
         at: datetime = self("select clock_timestamp()")[0][0]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from upkeep.backup.verification import Subject, Verdict
     from upkeep.findings import Outcome
     from upkeep.ledger import Ledger, Run
-    from upkeep.platforms.backup import Backup, DatabaseBackup
+    from upkeep.platforms.backup import Backup, ClusterBackup, DatabaseBackup
 
 MADE = "backup"
 """Check: whether there is a backup of tonight."""
@@ -49,6 +49,15 @@ class BackupBase(PostgresOperator):
                 f"{self.subject.name}: `backup.database` is not set", hint="set it, or remove this task."
             )
         return self.rules.database
+
+    @property
+    def cluster(self) -> ClusterBackup:
+        """:raises SettingsError: its cluster is not backed up."""
+        if self.rules.cluster is None:
+            raise SettingsError(
+                f"{self.subject.name}: `backup.cluster` is not set", hint="set it, or remove this task."
+            )
+        return self.rules.cluster
 
     def store(self) -> Store:
         """The bucket of backups. :raises SettingsError: there is no such connection."""
@@ -115,11 +124,6 @@ class BackupDatabaseOperator(BackupBase):
         from upkeep.findings import ok
         from upkeep.settings import settings
 
-        if self.database.engine != "dump":
-            raise SettingsError(
-                f"backup.database.engine: {self.database.engine} is not made by this task",
-                hint="`dump` is; physical backups come later.",
-            )
         store, prefix = self.store(), self.database.prefix
         if self.rules.encryption == "age":
             raise SettingsError("backup.encryption: age is not there yet", hint="use aes-256-gcm.")
@@ -211,11 +215,16 @@ class VerifyBackupOperator(BackupBase):
                 return self.conclude(run, [left])
             except (UpkeepError, OSError) as trouble:
                 said = getattr(trouble, "message", "") or str(trouble)
-                self.conclude(run, [unknown(check, subject.severity, f"{id}: {said}", object="database")])
+                self.conclude(run, [unknown(check, subject.severity, f"{id}: {said}", object=subject.object)])
                 raise
             self._record(ledger, subject, verdict)
         outcomes: list[Outcome] = [verification.outcome(check, subject, verdict)]
         return self.conclude(run, outcomes)
+
+    @property
+    def prefix(self) -> str:
+        """Where the backups lie."""
+        return self.database.prefix
 
     def _verify(self, ledger: Ledger, run: Run, subject: Subject) -> Verdict:
         from upkeep.backup import verdicts, verification
@@ -255,10 +264,10 @@ class VerifyBackupOperator(BackupBase):
         ids = [str((event.extra or {}).get("id") or "") for some in events.values() for event in some]
         if any(ids):
             return max(filter(None, ids))
-        if newest := verification.newest(store, self.database.prefix):
+        if newest := verification.newest(store, self.prefix):
             return newest
         raise SettingsError(
-            f"no backup in {store.url(self.database.prefix)}",
+            f"no backup in {store.url(self.prefix)}",
             hint="trigger the backup Dag; there is nothing to verify, and nothing to restore.",
         )
 
@@ -267,8 +276,8 @@ class VerifyBackupOperator(BackupBase):
 
         from upkeep.backup import manifest, verification
 
-        newest = verification.newest(store, self.database.prefix)
-        others = [id for id in manifest.committed(store, self.database.prefix) if id != newest]
+        newest = verification.newest(store, self.prefix)
+        others = [id for id in manifest.committed(store, self.prefix) if id != newest]
         if not others:
             raise AirflowSkipException("there is no older backup")
         # The same for each try of this run: what was red is looked at again.
@@ -282,7 +291,7 @@ class VerifyBackupOperator(BackupBase):
         return Subject(
             platform=self.subject.name,
             store=store,
-            prefix=self.database.prefix,
+            prefix=self.prefix,
             id=id,
             sha256=verdicts.manifest_sha256(ledger, self.subject.name, id),
             key=self.key(needed=False),

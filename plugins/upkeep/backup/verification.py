@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from upkeep.backup import manifest, programs, reading, restoring, scratch
 from upkeep.backup.encryption import Key
 from upkeep.backup.faults import Fault
-from upkeep.backup.manifest import Manifest, ManifestError
+from upkeep.backup.manifest import Kind, Manifest, ManifestError
 from upkeep.backup.store import Store
 from upkeep.errors import SettingsError
 from upkeep.findings import Finding, Outcome, Severity, judged, unknown
@@ -43,6 +43,9 @@ class Subject:
     severity: Severity = Severity.P1
     programs: Sequence[Path] = ()
     """Directories beside the usual ones."""
+
+    object: Kind = "database"
+    """What it is a backup of, for findings."""
 
 
 @dataclass
@@ -127,7 +130,9 @@ def _begin(subject: Subject) -> Verdict:
 def outcome(check: str, subject: Subject, verdict: Verdict) -> Outcome:
     """One finding for all that is wrong with a backup: it is of no use, whatever it is."""
     if verdict.unknown:
-        return unknown(check, subject.severity, f"{subject.id}: {verdict.unknown}", object="database", **verdict.facts)
+        return unknown(
+            check, subject.severity, f"{subject.id}: {verdict.unknown}", object=subject.object, **verdict.facts
+        )
     findings = []
     if verdict.faults:
         more = f" (and {len(verdict.faults) - 3} more)" if len(verdict.faults) > 3 else ""
@@ -135,14 +140,14 @@ def outcome(check: str, subject: Subject, verdict: Verdict) -> Outcome:
         findings.append(
             Finding(
                 check=check,
-                object="database",
+                object=subject.object,
                 severity=subject.severity,
                 summary=f"backup {subject.id} is broken: {said}{more}",
                 hint=HINTS[check],
                 facts={"id": subject.id, "faults": [[fault.kind, fault.said] for fault in verdict.faults]},
             )
         )
-    return judged(check, subject.severity, findings, object="database", **verdict.facts)
+    return judged(check, subject.severity, findings, object=subject.object, **verdict.facts)
 
 
 def newest(store: Store, prefix: str) -> str:

@@ -14,6 +14,7 @@ from upkeep.doctor.verdict import fine, missing, note, unseen
 from upkeep.findings import Outcome
 from upkeep.health.side_by_side import one_line
 from upkeep.platforms import Platform
+from upkeep.platforms.backup import ClusterBackup
 from upkeep.settings import ROOT
 
 OLDEST, NEWEST = 13, 19
@@ -123,6 +124,8 @@ def _maintenance_rights(
     yield _may_probe(connection, me, conn_id)
     yield _may_read_files(connection, me, conn_id)
     yield _may_sample(connection, me, conn_id)
+    if platform.backup is not None and platform.backup.cluster is not None:
+        yield from _may_replicate(connection, me, conn_id, platform.backup.cluster)
     yield from _extensions(connection, me, conn_id)
     yield from _named(connection, conn_id, platform)
 
@@ -140,6 +143,40 @@ def _may_sample(connection: Connection, me: dict[str, Any], conn_id: str) -> Out
     if not sampler["available"]:
         cure = f"install the server's contrib package (postgresql-contrib); {cure}"
     return note(name, conn_id, "no function upkeep.sample_index_pages: bloat is told more slowly", cure)
+
+
+def _may_replicate(
+    connection: Connection, me: dict[str, Any], conn_id: str, cluster: ClusterBackup
+) -> Iterator[Outcome]:
+    """Base backups and the log come by a door of their own in pg_hba.conf, to roles that may replicate."""
+    name = "replication"
+    (can,) = ask(connection, "replication")
+    if not can["allowed"]:
+        yield missing(
+            name,
+            conn_id,
+            f"{me['role']} may not copy the cluster (backup.cluster)",
+            f"alter role {me['role']} replication;",
+        )
+        return
+    if can["wal_level"] == "minimal":
+        cure = "alter system set wal_level = 'replica';\n-- then restart the server"
+        yield missing("wal_level", conn_id, "minimal: its log restores nothing", cure)
+    if cluster.full_every is not None and not can["summarizes"]:
+        cure = "alter system set summarize_wal = on;\nselect pg_reload_conf();\n-- before 17: leave out full_every"
+        yield missing("summarize_wal", conn_id, "off: nobody knows what changed since a base backup", cure)
+    if can["tablespaces"]:
+        cure = "move their tables into pg_default, or leave out backup.cluster: the dump holds them"
+        yield missing("tablespaces", conn_id, f"{can['tablespaces']} beside pg_default: they cannot be streamed", cure)
+    info = connection.info
+    target = psycopg.conninfo.make_conninfo(info.dsn, password=info.password, replication="true", connect_timeout=3)
+    try:
+        psycopg.connect(target, autocommit=True).close()
+    except psycopg.OperationalError as refused:
+        line = f"add to pg_hba.conf: host replication {me['role']} <address of the workers>/32 scram-sha-256"
+        yield missing(name, conn_id, one_line(refused), f"{line}\nselect pg_reload_conf();")
+        return
+    yield fine(name, conn_id, "the cluster and its log may be copied")
 
 
 def _may_maintain(connection: Connection, me: dict[str, Any], conn_id: str) -> Outcome:

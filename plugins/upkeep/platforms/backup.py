@@ -40,7 +40,7 @@ class Restoring(Section):
 
 
 class DatabaseBackup(Section):
-    """The database: a dump with its proof, or what an engine for physical backups makes."""
+    """The database, as a dump with digests of the same snapshot: it proves itself, and any version can read it."""
 
     prefix: Prefix = "database/"
     """Where in the bucket."""
@@ -48,11 +48,41 @@ class DatabaseBackup(Section):
     keep: Keep = timedelta(days=30)
     """Younger backups are never deleted."""
 
-    engine: Literal["dump", "basebackup", "pgbackrest"] = "dump"
-    """``dump`` is pg_dump with digests of the same snapshot; the others add point-in-time recovery."""
-
     restore: Restoring | None = None
     """None means that nobody may restore it by form; the owner role then needs no more rights."""
+
+
+class ClusterBackup(Section):
+    """
+    The whole cluster file by file, and its log: recovery to any second, beside the dump and not in its place.
+
+    The maintenance role needs REPLICATION for it (include/sql/postgres/roles.sql with ``upkeep.physical=on``).
+    """
+
+    prefix: Prefix = "cluster/"
+    """Where in the bucket: base backups below ``base/`` in it, the log below ``wal/``."""
+
+    keep: Keep = timedelta(days=14)
+    """Younger base backups are never deleted, nor is the log that the oldest of them needs."""
+
+    full_every: Annotated[Duration, Between("1d", "90d")] | None = None
+    """Base backups in between copy only what changed (PostgreSQL 17 on, ``summarize_wal``); none: all are full."""
+
+    checkpoint: Literal["fast", "spread"] = "spread"
+    """A base backup begins with a checkpoint: ``fast`` makes the server hurry, ``spread`` takes its usual minutes."""
+
+    log_every: Annotated[Duration, Between("1m", "30m")] = timedelta(minutes=5)
+    """Time between two rounds that fetch the log: so much of the newest data may be lost. Whole minutes."""
+
+    slot: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,63}$")] = "upkeep"
+    """Replication slot that keeps the log on the server until it lies in the bucket."""
+
+    @model_validator(mode="after")
+    def _whole_minutes(self) -> ClusterBackup:
+        minutes, rest = divmod(self.log_every, timedelta(minutes=1))
+        if rest or 60 % minutes:
+            raise ValueError("log_every divides an hour into whole minutes: 1m, 2m, 5m, 10m, 15m …")
+        return self
 
 
 class FilesBackup(Section):
@@ -116,7 +146,10 @@ class Backup(Section):
     """Where backups go; another account than the platform's, if it can be."""
 
     database: DatabaseBackup | None = None
-    """Dump or base backup of the database."""
+    """Dump of the database."""
+
+    cluster: ClusterBackup | None = None
+    """Base backups of the whole cluster, and its log."""
 
     files: FilesBackup | None = None
     """Copy of the application's files."""
@@ -159,9 +192,9 @@ class Backup(Section):
 
     @model_validator(mode="after")
     def _sensible(self) -> Backup:
-        parts = [part for part in (self.database, self.files, self.configuration) if part is not None]
+        parts = [part for part in (self.database, self.cluster, self.files, self.configuration) if part is not None]
         if not parts:
-            raise ValueError("neither database, files nor configuration: there is nothing to keep")
+            raise ValueError("neither database, cluster, files nor configuration: there is nothing to keep")
         prefixes = sorted(part.prefix for part in parts)
         for shorter, longer in pairwise(prefixes):
             if longer.startswith(shorter):
@@ -172,11 +205,11 @@ class Backup(Section):
             raise ValueError(
                 f"least_size ({self.least_size:g}) is inside size_band (±{self.size_band:g}): it would fire first"
             )
-        if self.database is not None:
-            if self.database.keep <= self.fresh:
-                raise ValueError("database.keep is not longer than fresh: every backup would be old or gone")
-            if self.object_lock is not None and self.object_lock > self.database.keep:
-                raise ValueError("object_lock is longer than database.keep: nothing could be deleted in time")
+        for name, part in (("database", self.database), ("cluster", self.cluster)):
+            if part is not None and part.keep <= self.fresh:
+                raise ValueError(f"{name}.keep is not longer than fresh: every backup would be old or gone")
+            if part is not None and self.object_lock is not None and self.object_lock > part.keep:
+                raise ValueError(f"object_lock is longer than {name}.keep: nothing could be deleted in time")
         return self
 
 

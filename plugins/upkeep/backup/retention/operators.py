@@ -29,6 +29,7 @@ class BackupRetentionOperator(BackupBase):
     :param approve_plan: digest of the stored plan to which a person says yes; empty for none (templated).
     """
 
+    converging = True
     template_fields: Sequence[str] = (*PlatformOperator.template_fields, "dry_run", "approve_plan")
 
     def __init__(self, *, dry_run: bool | str = False, approve_plan: str = "", **kwargs: Any) -> None:
@@ -51,8 +52,7 @@ class BackupRetentionOperator(BackupBase):
             for place in places(self, section):
                 if place.kind == "files":
                     continue
-                part = section.database if place.kind == "database" else section.configuration
-                assert part is not None
+                part = _part(section, place.kind)
                 rules = Rules.of(section, part.keep, generations=place.kind == "database")
                 job = Job(run=run, ledger=ledger, place=place, rules=rules, abandoned_after=section.unfinished)
                 try:
@@ -69,17 +69,38 @@ class BackupFreshnessOperator(BackupBase):
     A look of its own, apart from making them: a backup that is not made at all says nothing.
     """
 
+    converging = True
+
     def act(self, context: Context, run: Run) -> dict[str, Any]:
         from upkeep.backup import freshness
 
         with self.ledger() as ledger:
             outcomes = freshness.look_at(ledger, places(self, self.rules), self.rules)
-        if self.rules.database is not None:
+        if self.rules.cluster is not None:
+            outcomes.append(self._log())
+        if self.rules.database is not None or self.rules.cluster is not None:
             outcomes += self._server(context)
         return self.conclude(run, outcomes)
 
+    def _log(self) -> Outcome:
+        """How far the archive of the log reaches, and whether it is whole."""
+        from upkeep.backup import freshness
+        from upkeep.backup.physical import archive, reaching
+        from upkeep.backup.store import StoreError
+        from upkeep.findings import unknown
+
+        severity = self.rules.severity
+        try:
+            found = archive.look(self.store(), self.cluster.prefix, self.subject.name)
+        except StoreError as away:
+            return unknown(freshness.WAL, severity, away.message, object="cluster", explained_by=freshness.AGE)
+        recovery = self.subject.recovery
+        return reaching.judge(
+            found, severity, most=recovery.rpo if recovery else reaching.ROUNDS * self.cluster.log_every
+        )
+
     def _server(self, context: Context) -> list[Outcome]:
-        """What only the database can tell: its version, and how far the archive of its log is behind."""
+        """What only the database can tell: its version."""
         import psycopg
 
         from upkeep.backup import freshness, programs
@@ -87,32 +108,33 @@ class BackupFreshnessOperator(BackupBase):
         from upkeep.postgres.session import connect
         from upkeep.settings import settings
 
-        severity, physical = self.rules.severity, self.database.engine != "dump"
-        checks = [freshness.CLIENT] + [freshness.WAL] * physical
+        severity = self.rules.severity
         if reason := self.unusable(context, "postgres"):
-            return [unknown(check, severity, reason, explained_by="postgres_connect") for check in checks]
-        recovery = self.subject.recovery
+            return [unknown(freshness.CLIENT, severity, reason, explained_by="postgres_connect")]
         try:
             with connect(self.conninfo()) as connection:
                 installed = programs.installed(settings().postgres_programs)
-                outcomes = [freshness.client(connection.info.server_version, installed, severity)]
-                if physical:
-                    most = recovery.rpo if recovery else self.rules.fresh
-                    outcomes.append(freshness.wal(connection, severity, most))
-                return outcomes
+                return [freshness.client(connection.info.server_version, installed, severity)]
         except psycopg.Error as trouble:
             said = " ".join(str(trouble).split()) or type(trouble).__name__
-            return [unknown(check, severity, said) for check in checks]
+            return [unknown(freshness.CLIENT, severity, said)]
 
 
 def places(operator: BackupBase, section: Backup) -> list[Place]:
     """Where the platform's backups lie, kind by kind. :raises SettingsError: there is no connection to the bucket."""
+    from upkeep.backup.physical.source import BASES
     from upkeep.backup.retention.known import Place
 
     store = operator.store()
-    parts: list[tuple[Kind, Any]] = [
-        ("database", section.database),
-        ("files", section.files),
-        ("configuration", section.configuration),
+    kinds: tuple[Kind, ...] = ("database", "cluster", "files", "configuration")
+    below: dict[Kind, str] = {"cluster": BASES}
+    return [
+        Place(operator.subject.name, kind, store, part.prefix + below.get(kind, ""))
+        for kind in kinds
+        if (part := _part(section, kind)) is not None
     ]
-    return [Place(operator.subject.name, kind, store, part.prefix) for kind, part in parts if part is not None]
+
+
+def _part(section: Backup, kind: Kind) -> Any:
+    """Of the platform file; None where it has none of this kind."""
+    return getattr(section, kind)
