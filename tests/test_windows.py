@@ -254,3 +254,15 @@ def test_the_timetable_names_the_dags_and_their_schedules(monkeypatch: pytest.Mo
     # What runs every few minutes has no windows: "*/5 * * * *".
     rare = {dag.dag_id for dag in bag.dags.values() if str(dag.schedule).split()[1:2] not in (["*"], [])}
     assert {dag_id for dag_id in rare if isinstance(bag.dags[dag_id].schedule, str)} == set(served)
+    # Whoever adds a task says here, or by the class's `converging`, what a backfill does with it.
+    each_time = {
+        task.task_id
+        for dag_id in served
+        for task in bag.dags[dag_id].tasks
+        if not getattr(getattr(task, "operator_class", type(task)), "converging", False)
+    }
+    assert each_time == {
+        *("vacuum", "finish_vacuum", "reindex"),  # what was chosen, so also once
+        *("sweep", "backup", "remove"),  # another older backup is verified for each week
+        *("report", "watcher"),
+    }

@@ -80,6 +80,8 @@ class BackupClusterOperator(ClusterBase):
     A try that fails leaves nothing that counts; what a killed one left is swept by the next.
     """
 
+    converging = True
+
     def act(self, context: Context, run: Run) -> dict[str, Any]:
         import psycopg
 
@@ -223,6 +225,7 @@ class LogRetentionOperator(BackupBase):
     :param dry_run: store the plan alone (templated). That base backups may go is their own retention's rule.
     """
 
+    converging = True
     template_fields: Sequence[str] = (*PlatformOperator.template_fields, "dry_run")
 
     def __init__(self, *, dry_run: bool | str = False, **kwargs: Any) -> None:
