@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from datetime import UTC, datetime
 from typing import Any, Self
 
 import psycopg
+import pytest
 
 from sandbox.home import Home
 from sandbox.servers import postgres as servers
 from tests.backup_server import BackupServer
-from tests.conftest import run
+from tests.conftest import libpq, run
 from tests.postgres_server import DATABASE
 from upkeep.backup import records, verdicts
 from upkeep.backup.manifest import Manifest
@@ -117,6 +119,16 @@ class RestoreServer(BackupServer):
         restore = self.begin(work, **asked)
         job.room(work, restore, swaps=True)
         return job.erase(work, job.prove(work, job.bring(work, restore)))
+
+
+def emptied(kept: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> str:
+    """A ledger of ``fresh_ledger``, with nothing in it, behind its connection."""
+    with psycopg.connect(libpq(kept)) as connection:
+        connection.execute(
+            "truncate restores, backups, deletions, plans, actions, runs, outcomes, findings, outbox cascade"
+        )
+    monkeypatch.setenv("AIRFLOW_CONN_UPKEEP_LEDGER", json.dumps(kept))
+    return libpq(kept)
 
 
 def now() -> datetime:

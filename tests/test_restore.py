@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
 import pytest
 
 from sandbox import processes
+from sandbox.home import Home
 from sandbox.servers import postgres as servers
 from tests.backup_server import KEY
+from tests.conftest import fresh_ledger
 from tests.postgres_server import DATABASE
-from tests.restore_server import RULES, RestoreServer
+from tests.restore_server import RULES, RestoreServer, emptied
 from upkeep.backup.dump import ARCHIVE
 from upkeep.backup.restore import job, places, record
 from upkeep.backup.restore.choose import RefusedError
@@ -23,6 +25,18 @@ from upkeep.errors import SettingsError
 from upkeep.ledger import Ledger
 
 SERVER = RestoreServer
+
+
+@pytest.fixture(scope="module")
+def kept(control: Home) -> Iterator[dict[str, Any]]:
+    with fresh_ledger(control) as made:
+        yield made
+
+
+@pytest.fixture
+def ledger_conninfo(kept: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> str:
+    """One ledger for this file, emptied for each test."""
+    return emptied(kept, monkeypatch)
 
 
 @pytest.fixture(params=[17, *(pytest.param(version, marks=pytest.mark.soak) for version in (15, 18))])

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from tests.conftest import run
-from tests.restore_server import RestoreServer
+from sandbox.home import Home
+from tests.conftest import fresh_ledger, run
+from tests.restore_server import RestoreServer, emptied
 from tests.retention_server import Nobody
 from upkeep.backup.restore import job, places
 from upkeep.backup.restore.choose import RefusedError
@@ -46,6 +47,18 @@ create index on prints (at);
 insert into prints select i, timestamp '2020-06-01' + i * interval '1 hour' from generate_series(1, 200) as i;
 insert into prints select i, localtimestamp from generate_series(1, 20) as i;
 """
+
+
+@pytest.fixture(scope="module")
+def kept(control: Home) -> Iterator[dict[str, Any]]:
+    with fresh_ledger(control) as made:
+        yield made
+
+
+@pytest.fixture
+def ledger_conninfo(kept: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> str:
+    """One ledger for this file, emptied for each test."""
+    return emptied(kept, monkeypatch)
 
 
 @pytest.fixture

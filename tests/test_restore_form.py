@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from tests.restore_server import RestoreServer, now
+from sandbox.home import Home
+from tests.conftest import fresh_ledger
+from tests.restore_server import RestoreServer, emptied, now
 from upkeep.backup import manifest, records, verdicts
 from upkeep.backup.faults import Fault
 from upkeep.backup.manifest import ManifestError, commit, folder
@@ -74,6 +76,18 @@ def test_names_fit_and_belong_together() -> None:
 
 
 # -- which backup is meant -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def kept(control: Home) -> Iterator[dict[str, Any]]:
+    with fresh_ledger(control) as made:
+        yield made
+
+
+@pytest.fixture
+def ledger_conninfo(kept: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> str:
+    """One ledger for this file, emptied for each test."""
+    return emptied(kept, monkeypatch)
 
 
 @pytest.fixture(scope="module")

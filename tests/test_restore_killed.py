@@ -6,18 +6,19 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
 import pytest
 
 from sandbox import processes
-from sandbox.home import REPOSITORY
+from sandbox.home import REPOSITORY, Home
 from sandbox.servers import postgres as servers
 from sandbox.servers import s3
+from tests.conftest import fresh_ledger
 from tests.postgres_server import DATABASE
-from tests.restore_server import RestoreServer
+from tests.restore_server import RestoreServer, emptied
 from upkeep.backup.restore import record
 from upkeep.ledger import Ledger
 
@@ -129,6 +130,18 @@ class Worker:
             return json.loads(done.stdout)
         assert done.returncode == -signal.SIGKILL, done.stderr
         return self.ledger.rows("select state from actions order by id desc limit 1")[0]["state"]
+
+
+@pytest.fixture(scope="module")
+def kept(control: Home) -> Iterator[dict[str, Any]]:
+    with fresh_ledger(control) as made:
+        yield made
+
+
+@pytest.fixture
+def ledger_conninfo(kept: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> str:
+    """One ledger for this file, emptied for each test."""
+    return emptied(kept, monkeypatch)
 
 
 @pytest.fixture

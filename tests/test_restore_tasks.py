@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,10 +13,12 @@ import pytest
 import yaml
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from sandbox.home import Home
 from sandbox.servers import postgres as servers
 from sandbox.servers import s3
+from tests.conftest import fresh_ledger
 from tests.postgres_server import DATABASE
-from tests.restore_server import RestoreServer
+from tests.restore_server import RestoreServer, emptied
 from upkeep.backup.restore import deeds, operators
 from upkeep.doctor import postgres as doctor
 from upkeep.doctor.text import lines
@@ -31,6 +33,18 @@ TASKS = {
     "question": deeds.QuestionOperator, "approval": deeds.AskOperator, "swap": deeds.SwapOperator,
     "checked": deeds.CheckedOperator, "settle": deeds.SettleOperator,
 }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def kept(control: Home) -> Iterator[dict[str, Any]]:
+    with fresh_ledger(control) as made:
+        yield made
+
+
+@pytest.fixture
+def ledger_conninfo(kept: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> str:
+    """One ledger for this file, emptied for each test."""
+    return emptied(kept, monkeypatch)
 
 
 @pytest.fixture
