@@ -266,3 +266,13 @@ def test_the_timetable_names_the_dags_and_their_schedules(monkeypatch: pytest.Mo
         *("sweep", "backup", "remove"),  # another older backup is verified for each week
         *("report", "watcher"),
     }
+
+
+def test_what_was_chosen_is_carried_out_before_another_run_asks_for_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("UPKEEP_PLATFORMS")
+    settings.cache_clear()
+    bag = DagBag(str(REPOSITORY / "dags"))
+    for cadence, first, then in (("daily", "choose_tables", "vacuum"), ("monthly", "choose_indexes", "reindex")):
+        dag = bag.dags[f"studyspot_{cadence}_maintenance"]
+        rules = {str(getattr(dag.get_task(task_id), "weight_rule", "")) for task_id in (first, then)}
+        assert rules == {"upstream"}, "else those that wait keep the pool's one slot from what they wait for"

@@ -24,7 +24,12 @@ def dag_defaults(platform: Platform, cadence: str) -> dict[str, Any]:
         "catchup": False,
         "max_active_runs": 1,
         "template_searchpath": str(ROOT / "include" / "sql"),
-        "default_args": {"owner": platform.owner, "execution_timeout": timedelta(hours=1)},
+        "default_args": {
+            "owner": platform.owner,
+            "execution_timeout": timedelta(hours=1),
+            # What was begun comes before what is new: of several runs that share a pool, one gets through.
+            "weight_rule": "upstream",
+        },
         "on_failure_callback": partial(run_failed, platform_name=platform.name),
         "on_success_callback": partial(run_succeeded, platform_name=platform.name),
     }
