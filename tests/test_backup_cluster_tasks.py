@@ -16,6 +16,7 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowFailException
 
+from sandbox import processes
 from sandbox.home import REPOSITORY
 from sandbox.servers import postgres as servers
 from sandbox.servers import s3
@@ -35,8 +36,10 @@ from upkeep.backup.physical.operators import (
 from upkeep.backup.physical.source import BASES
 from upkeep.backup.retention import deleting
 from upkeep.backup.retention.operators import BackupFreshnessOperator, BackupRetentionOperator
+from upkeep.doctor import postgres as doctor
 from upkeep.findings import Outcome, Severity
 from upkeep.ledger import Ledger
+from upkeep.platforms import platform
 from upkeep.settings import settings
 
 SERVER = ClusterServer
@@ -109,23 +112,28 @@ def ship() -> Any:
 GREEN = {"ok": 1, "finding": 0, "unknown": 0}
 
 
-def test_made_on_record_proved_and_built_upon(server: ClusterServer, ledger: Ledger) -> None:
+def test_made_on_record_built_upon_and_proved(server: ClusterServer, ledger: Ledger) -> None:
     ship()
     full = execute(BackupClusterOperator)
     server("insert into audit.log (said) values ('since')")
+    second = execute(BackupClusterOperator)
+    assert manifest.read(server.store, server.prefix + BASES, second["id"]).facts["base"] == full["id"]
+    assert second["bytes"] < full["bytes"] / 2
+    server("insert into audit.log (said) values ('later')")
     assert ship()["stretches"] == 1
+    # The newest: both of them, and the log.
     assert execute(VerifyClusterOperator, tier="bytes") == GREEN
     assert execute(VerifyClusterOperator, tier="content") == GREEN
-    (row,) = ledger.rows("select * from backups")
+    rows = {row["id"]: row for row in ledger.rows("select * from backups")}
+    assert set(rows) == {full["id"], second["id"]}
+    row = rows[second["id"]]
     assert (row["kind"], row["engine"], row["bytes_state"], row["content_state"]) == (
         "cluster", "basebackup", "verified", "verified",
     )  # fmt: skip
     assert row["content_facts"]["amcheck"] == "every heap and B-tree"
-    assert row["content_facts"]["until"] > full["id"][:4]
-    second = execute(BackupClusterOperator)
-    assert manifest.read(server.store, server.prefix + BASES, second["id"]).facts["base"] == full["id"]
-    outcomes = execute(BackupFreshnessOperator)
-    assert outcomes == {"ok": 5, "finding": 0, "unknown": 0}
+    assert row["content_facts"]["rows"] > 7000
+    assert row["content_facts"]["seconds"]["combine"] > 0
+    assert execute(BackupFreshnessOperator) == {"ok": 5, "finding": 0, "unknown": 0}
     execute(BackupRetentionOperator)
     assert {one["state"] for one in ledger.rows("select state from actions")} == {"done"}
 
@@ -195,6 +203,30 @@ def test_the_log_goes_when_no_base_backup_needs_it(server: ClusterServer, ledger
 
 def expired(server: ClusterServer, ledger: Ledger, **how: Any) -> expiring.Expired:
     return expiring.carry_out(run(), ledger, server.store, server.prefix, unfinished=timedelta(days=7), **how)
+
+
+def test_check_names_the_grant_and_the_line(server: ClusterServer) -> None:
+    def replication() -> Outcome:
+        outcomes = doctor.maintenance(server.conninfo, "studyspot_postgres", platform("studyspot"))
+        (outcome,) = [one for one in outcomes if one.check == "replication"]
+        return outcome
+
+    assert replication().state == "ok"
+    server.replication(on=False)
+    hba = Path(server.home.facts(server.name)["data"]) / "pg_hba.conf"
+    before = hba.read_text()
+    try:
+        assert replication().findings[0].hint == "alter role upkeep replication;"
+        server.replication(on=True)
+        hba.write_text(f"host replication upkeep 127.0.0.1/32 reject\n{before}")
+        server.superuser("select pg_reload_conf()")
+        processes.wait_until(lambda: replication().state == "finding", 10, "the door to be shut")
+        assert "host replication upkeep <address of the workers>/32" in replication().findings[0].hint
+    finally:
+        server.replication(on=True)
+        hba.write_text(before)
+        server.superuser("select pg_reload_conf()")
+    processes.wait_until(lambda: replication().state == "ok", 10, "the door to be open again")
 
 
 def test_the_dags_of_a_platform_whose_cluster_is_backed_up(server: ClusterServer) -> None:

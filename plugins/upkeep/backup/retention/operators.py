@@ -100,7 +100,7 @@ class BackupFreshnessOperator(BackupBase):
         )
 
     def _server(self, context: Context) -> list[Outcome]:
-        """What only the database can tell: its version."""
+        """What only the database can tell: its version, and how far an archive of its log is behind."""
         import psycopg
 
         from upkeep.backup import freshness, programs
@@ -114,7 +114,12 @@ class BackupFreshnessOperator(BackupBase):
         try:
             with connect(self.conninfo()) as connection:
                 installed = programs.installed(settings().postgres_programs)
-                return [freshness.client(connection.info.server_version, installed, severity)]
+                outcomes = [freshness.client(connection.info.server_version, installed, severity)]
+                recovery, mode = self.subject.recovery, connection.execute("show archive_mode").fetchone()
+                # Somebody else's archive, by archive_command, on which the promise rests.
+                if recovery and self.rules.cluster is None and mode and mode["archive_mode"] != "off":
+                    outcomes.append(freshness.wal(connection, severity, recovery.rpo))
+                return outcomes
         except psycopg.Error as trouble:
             said = " ".join(str(trouble).split()) or type(trouble).__name__
             return [unknown(freshness.CLIENT, severity, said)]
