@@ -233,10 +233,12 @@ def test_two_restores_of_one_database_do_not_mix(one: RestoreServer, ledger: Led
     places.put_in_place(second, theirs)
     with pytest.raises(RefusedError, match=r"studyspot is not the one it was .*called studyspot_before_"):
         places.put_in_place(first, mine)
-    with ledger.exclusive("restore/studyspot") as alone:
+    with ledger.exclusive("restore/studyspot/swap") as alone, Ledger(ledger_conninfo) as other:
         assert alone
-        with Ledger(ledger_conninfo) as other, pytest.raises(RefusedError, match="another restore of studyspot is at"):
-            places.remove(one.work(other), mine)
+        with pytest.raises(RefusedError, match=r"another restore of studyspot is at work on it \(swap\)"):
+            places.put_in_place(one.work(other, 2), theirs)
+        # What was refused is cleared away all the same.
+        places.remove(one.work(other), mine)
 
 
 def test_without_a_living_database_the_restored_one_takes_the_name(one: RestoreServer, ledger: Ledger) -> None:

@@ -21,6 +21,13 @@ def states(live: Live, run_id: str) -> dict[str, str]:
     return {task["task_id"]: task["state"] for task in live.api.tasks(DAG, run_id)}
 
 
+def red(live: Live, run_id: str) -> str:
+    """What the red tasks say."""
+    return "\n".join(
+        live.api.log(DAG, run_id, name)[-1500:] for name, state in states(live, run_id).items() if state == "failed"
+    )
+
+
 def answer(live: Live, run_id: str, option: str) -> dict[str, Any]:
     """What the person is asked, once they have answered."""
     processes.wait_until(
@@ -58,16 +65,16 @@ def test_an_accident_is_undone_and_the_undoing_too(live: Live) -> None:
     lost = ask(live, "delete from attempts where id % 2 = 0")
     assert lost > 0
 
-    no, yes = (
-        live.api.trigger(DAG, {"platform": PLATFORM, "place": "replace", "backup": backup["id"]}) for _ in range(2)
-    )
+    wanted = {"platform": PLATFORM, "place": "replace", "backup": backup["id"]}
+    no = live.api.trigger(DAG, wanted)
     asked = answer(live, no, "Reject")
     assert asked["subject"] == f"{PLATFORM}: replace the database {PLATFORM} by backup {backup['id']}?"
     assert "What is lost" in asked["body"]
-    assert live.api.wait(DAG, no)["state"] == "success", states(live, no)
+    assert live.api.wait(DAG, no)["state"] == "success", red(live, no)
     assert {states(live, no)[name] for name in ("swap", "checked", "watcher")} == {"skipped"}
+    yes = live.api.trigger(DAG, wanted)
     answer(live, yes, "Approve")
-    assert live.api.wait(DAG, yes)["state"] == "success", states(live, yes)
+    assert live.api.wait(DAG, yes)["state"] == "success", red(live, yes)
     assert ask(live, "select count(*) from attempts") == [(whole,)]
     with live.ledger() as ledger:
         (restore,) = ledger.rows("select * from restores where run_id = %s", [yes])
@@ -76,7 +83,7 @@ def test_an_accident_is_undone_and_the_undoing_too(live: Live) -> None:
 
     back = live.api.trigger(DAG, {"platform": PLATFORM, "action": "swap back", "restore": restore["id"]})
     answer(live, back, "Approve")
-    assert live.api.wait(DAG, back)["state"] == "success", states(live, back)
+    assert live.api.wait(DAG, back)["state"] == "success", red(live, back)
     assert ask(live, "select count(*) from attempts") == [(whole - lost,)]
     live.deliver()
     said = [str(one.get("text")) for one in live.inbox.slack() if "restore" in str(one.get("text"))]

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,13 +58,20 @@ class Job:
     """Bytes left on the database's disk. :raises UpkeepError: nobody knows."""
 
 
+LOAD, SWAP = "load", "swap"
+"""What only one restore of a platform may do at a time."""
+
+
 @contextmanager
-def alone(job: Job) -> Iterator[None]:
-    with job.ledger.exclusive(f"restore/{job.run.platform}") as mine:
-        if not mine:
-            raise RefusedError(
-                f"another restore of {job.run.platform} is at work", hint="one at a time: wait for it, then clear this."
-            )
+def alone(job: Job, *names: str) -> Iterator[None]:
+    """:param names: ``LOAD``, ``SWAP``, the id of a restore: what nobody else may be at work on."""
+    with ExitStack() as held:
+        for name in names:
+            if not held.enter_context(job.ledger.exclusive(f"restore/{job.run.platform}/{name}")):
+                raise RefusedError(
+                    f"another restore of {job.run.platform} is at work on it ({name})",
+                    hint="one at a time: wait for it, then clear this task.",
+                )
         yield
 
 
@@ -180,7 +187,7 @@ def bring(job: Job, restore: Restore) -> Restore:
     if restore.state in ("swapped", "back"):
         raise RefusedError(f"restore {restore.id} was swapped in already", hint="trigger a new restore.")
     found, database = _manifest(job, restore)
-    with alone(job), target.server(job.owner) as connection:
+    with alone(job, LOAD, restore.id), target.server(job.owner) as connection:
         used = _programs(job, connection.info.server_version, database)
         with _timed() as checked:
             size = load.check(job.store, found, job.key, used)
@@ -229,7 +236,7 @@ def prove(job: Job, restore: Restore) -> Restore:
         return restore
     _, database = _manifest(job, restore)
     with (
-        alone(job),
+        alone(job, restore.id),
         job.ledger.action(
             job.run, "backup", "prove restore", restore.made, before={"backup": restore.backup}
         ) as action,
@@ -259,7 +266,7 @@ def erase(job: Job, restore: Restore) -> Restore:
     :raises RefusedError: it cannot be told what was.
     """
     needs(restore, "proved", "replayed")
-    with alone(job):
+    with alone(job, restore.id):
         return erase_again(job, restore)
 
 

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from upkeep.backup.restore import record, replay, swap, target
 from upkeep.backup.restore.choose import RefusedError
-from upkeep.backup.restore.job import Job, alone, erase_again, needs, untold
+from upkeep.backup.restore.job import SWAP, Job, alone, erase_again, needs, untold
 from upkeep.backup.restore.record import Restore
 
 
@@ -20,7 +20,7 @@ def put_in_place(job: Job, restore: Restore) -> tuple[Restore, swap.Swapped]:
         needs(restore, "replayed", "swapped")
     assert restore.made_oid is not None
     names = swap.Names(restore.live, restore.made, restore.before, restore.live_oid, restore.made_oid)
-    with alone(job):
+    with alone(job, SWAP, restore.id):
         comments = {restore.live: _comment(job, restore.live)}
         if restore.live_oid is not None:
             comments[restore.before] = (
@@ -48,7 +48,7 @@ def put_back(job: Job, restore: Restore) -> tuple[Restore, swap.Swapped]:
         )
     assert restore.made_oid is not None
     names = swap.Names(restore.live, restore.before, restore.made, restore.made_oid, restore.live_oid)
-    with alone(job):
+    with alone(job, SWAP, restore.id):
         comments = {restore.live: _comment(job, restore.live), restore.made: target.marker(restore)}
         done = _swap(job, "swap back", names, comments)
         return record.become(job.ledger, restore, "back", swap_back=done.as_dict()), done
@@ -81,7 +81,7 @@ def remove(job: Job, restore: Restore) -> Restore:
     if restore.state == "swapped":
         raise RefusedError(f"{restore.made} is in use as {restore.live}", hint="swap back first, if you mean it.")
     with (
-        alone(job),
+        alone(job, restore.id),
         target.server(job.owner) as connection,
         job.ledger.action(job.run, "backup", "drop", restore.made) as action,
     ):
@@ -95,7 +95,7 @@ def drop_old(job: Job, restore: Restore) -> Restore:
         return remove(job, restore)
     needs(restore, "swapped")
     with (
-        alone(job),
+        alone(job, SWAP, restore.id),
         target.server(job.owner) as connection,
         job.ledger.action(job.run, "backup", "drop", restore.before) as action,
     ):
