@@ -85,7 +85,12 @@ def execute(task: Any, *, try_number: int = 1, max_tries: int = 0, events: Any =
         dag_id="studyspot_backup", run_id="r", task_id=task.task_id, map_index=-1, try_number=try_number,
         max_tries=max_tries, log_url="",
     )  # fmt: skip
-    context = {"ti": ti, "outlet_events": {MADE: SimpleNamespace(extra=None)}, "triggering_asset_events": events}
+    context = {
+        "ti": ti,
+        "run_id": "r",
+        "outlet_events": {MADE: SimpleNamespace(extra=None)},
+        "triggering_asset_events": events,
+    }
     result = task.execute(context)
     return (result, context["outlet_events"][MADE].extra) if task.outlets else result
 
