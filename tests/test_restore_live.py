@@ -72,6 +72,7 @@ def test_an_accident_is_undone_and_the_undoing_too(live: Live) -> None:
     assert "What is lost" in asked["body"]
     assert live.api.wait(DAG, no)["state"] == "success", red(live, no)
     assert {states(live, no)[name] for name in ("swap", "checked", "watcher")} == {"skipped"}
+    assert databases(live) == {PLATFORM}, "what nobody wanted is gone"
     yes = live.api.trigger(DAG, wanted)
     answer(live, yes, "Approve")
     assert live.api.wait(DAG, yes)["state"] == "success", red(live, yes)

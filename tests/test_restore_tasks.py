@@ -114,7 +114,7 @@ class Dag:
             "chosen_options": [option], "params_input": {}, "responded_at": datetime.now(UTC),
             "responded_by_user": {"id": who, "name": who} if who else None,
         }  # fmt: skip
-        self.results["approval"] = task.execute_complete(self.context, event)
+        task.execute_complete(self.context, event)
 
     def prepare(self) -> None:
         self("choose", "room", "load", "prove", "erase_again", "question")

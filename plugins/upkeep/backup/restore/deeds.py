@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from upkeep.findings import Outcome
     from upkeep.ledger import Ledger, Run
 
-QUESTION, APPROVAL = "question", "approval"
-
 
 class QuestionOperator(RestoreOperator):
     """What a person is asked: what would be replaced with what, and what would be lost."""
@@ -66,7 +64,14 @@ class AskOperator(AskPersonOperator):
         tell(subject, run_of(context, subject.name), id, self.subject, self.log, asks=True)
 
     def say(self, context: Context, kind: str, said: str) -> None:
+        """On record: a no that skips what follows leaves no XCom behind."""
+        from upkeep.backup.restore import record
+        from upkeep.connections import open_ledger
+
         self.log.info("%s %s", kind, said)
+        with open_ledger() as ledger:
+            restore = record.find(ledger, self.platform, context["ti"].xcom_pull(task_ids=CHOOSE)["restore"])
+            record.become(ledger, restore, restore.state, answer=kind, answered=said)
 
 
 class SwapOperator(RestoreOperator):
@@ -170,8 +175,7 @@ class SettleOperator(RestoreOperator):
         if restore.state in ("swapped", "back"):
             return _swapped(restore)
         if restore.state == "replayed":
-            answer = context["ti"].xcom_pull(task_ids=APPROVAL) or {}
-            refused = answer.get("chosen_options") == ["Reject"]
+            refused = restore.facts.get("answer") == "refused"
             if asked.place == "beside" or (refused and asked.if_refused == "keep"):
                 return (
                     f"backup {restore.backup} is restored and proved in the database {restore.made}, beside"
