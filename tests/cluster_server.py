@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -39,6 +40,7 @@ class ClusterServer(BackupServer):
         super().__init__(home, version, **summaries, wal_keep_size=0, checkpoint_timeout="1h", **how)
         self.replication(on=True)
         self.parent = Path(tempfile.mkdtemp(prefix="up-", dir=MEMORY if roomy(MEMORY) else Path("/tmp")))
+        atexit.register(shutil.rmtree, self.parent, ignore_errors=True)
 
     def replication(self, *, on: bool) -> None:
         """As an administrator would."""
