@@ -49,6 +49,8 @@ def _full() -> dict[str, Any]:
         {"id": "CVE-2026-12345", "object": "web", "reason": "the parser is off", "owner": "jo", "until": "2027-01-31"}
     ]
     made["backup"]["object_lock"] = "20d"
+    cluster = {"prefix": "cluster/", "keep": "21d", "full_every": "7d", "checkpoint": "fast"}
+    made["backup"]["cluster"] = {**cluster, "log_every": "5m", "slot": "upkeep"}
     made["recovery"]["drill"]["cluster"] = "studyspot"
     made["hosts"]["logs"][0]["holds"] = ["case-7*"]
     made["approvers"] |= {"people": ["jane", "joe"], "preapproved": {"restart": "P0"}}
@@ -387,12 +389,13 @@ VALIDATORS: list[tuple[str, Callable[[dict[str, Any]], None], str]] = [
     ("_folder", change("backup", "database", "prefix", to="database"), "a prefix ends with /"),
     ("_folder", change("backup", "database", "prefix", to="a/../b/"), "no . and no .."),
     ("ConfigurationBackup._something", change("backup", "configuration", to={"kubernetes": False}), "nothing to keep"),
-    ("Backup._sensible", change("backup", to={"bucket": "some-bucket"}), "neither database, files nor configuration"),
+    ("Backup._sensible", change("backup", to={"bucket": "some-bucket"}), "neither database, cluster, files nor configuration"),
     ("Backup._sensible", change("backup", "files", "prefix", to="database/files/"), "overlap"),
     ("Backup._sensible", change("backup", "files", "bucket", to="studyspot-backups"), "that is no second copy"),
     ("Backup._sensible", change("backup", "least_size", to=0.9), "is inside size_band"),
     ("Backup._sensible", change("backup", "database", "keep", to="1d"), "every backup would be old or gone"),
     ("Backup._sensible", change("backup", "object_lock", to="60d"), "object_lock is longer than database.keep"),
+    ("ClusterBackup._whole_minutes", change("backup", "cluster", "log_every", to="7m"), "divides an hour into whole"),
     ("Drill._cluster", change("recovery", "drill", to={"failover": "patroni"}), "failover by patroni needs the name"),
     ("Drill._cluster", change("recovery", "drill", to={"gap": "1h", "most": "10m"}), "gap is longer than the whole"),
     ("Recovery._measurable", change("recovery", "rpo", to="30s"), "heartbeat is longer than rpo"),
