@@ -102,7 +102,8 @@ AIRFLOW_SIDE = {
     "postgres/advice/operators.py", "postgres/reindex/operators.py", "retention/operators.py",
     "incident/operators.py", "incident/deeds.py",
     "backup/operators.py", "backup/retention/operators.py", "backup/files/operators.py",
-    "backup/configuration/operators.py", "backup/physical/operators.py", "backup/restore/operators.py", "backup/restore/deeds.py", "approval.py",
+    "backup/configuration/operators.py", "backup/physical/operators.py", "backup/restore/operators.py",
+    "backup/restore/deeds.py", "approval.py",
     "windows/tasks.py", "windows/watch.py",
 }  # fmt: skip
 PLUGIN = REPOSITORY / "plugins" / "upkeep"
