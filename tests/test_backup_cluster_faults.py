@@ -126,6 +126,7 @@ def test_a_segment_of_another_cluster_is_named(server: ClusterServer, backup: Ma
     assert server.look(backup.id) == [("changed", f"log segment {first} is another cluster's (4711)")]
 
 
+@pytest.mark.soak
 def test_a_log_that_breaks_off_unseen_is_caught_by_how_far_it_was_replayed(
     server: ClusterServer, backup: Manifest
 ) -> None:

@@ -90,7 +90,7 @@ def test_a_healthy_platform_is_green_on_record_and_measured(studyspot: Home, led
     seen = states(ledger)
     assert set(seen.values()) == {"ok"}, seen
     assert said.counts == {"ok": len(seen), "finding": 0, "unknown": 0}
-    assert len({name.split(" ")[0] for name in seen}) == 28, sorted(seen)
+    assert len({name.split(" ")[0] for name in seen}) == 29, sorted(seen)
     measured = {(row["metric"], row["object"]) for row in ledger.rows("select metric, object from samples")}
     assert {
         ("redis_hits", ""),
@@ -206,7 +206,7 @@ def test_with_everything_hanging_the_last_row_is_there_within_ten_seconds(
     alerts = {row["key"] for row in ledger.rows("select key from findings where state = 'open'")}
     # One trouble, one alert: nothing that depends on a connection speaks for itself.
     assert {key.split("/")[1] for key in alerts} <= {
-        "http", "disk", "memory", "postgres_connect", "redis_connect", "kafka_brokers", "kubernetes_api",
+        "http", "disk", "memory", "errors", "postgres_connect", "redis_connect", "kafka_brokers", "kubernetes_api",
     }  # fmt: skip
 
 

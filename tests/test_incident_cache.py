@@ -107,6 +107,7 @@ def test_several_prefixes_go_in_one_pass(redis: Client) -> None:
     assert redis.dbsize() == 501 + sum(OTHERS.values()) - 3
 
 
+@pytest.mark.soak
 def test_while_the_application_writes_what_was_there_goes(redis: Client) -> None:
     fill(redis, 20_000)
     stop, written = threading.Event(), 0

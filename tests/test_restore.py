@@ -101,6 +101,7 @@ def test_the_whole_way_there_and_back(server: RestoreServer, ledger: Ledger) -> 
     assert {row["state"] for row in ledger.rows("select state from actions")} == {"done"}
 
 
+@pytest.mark.soak
 def test_what_only_a_superuser_may_restore_is_left_out_and_named(one: RestoreServer, ledger: Ledger) -> None:
     one.superuser("create publication everything for all tables")
     one.backed_up(ledger, key=KEY)
@@ -226,6 +227,7 @@ def test_a_database_of_that_name_that_is_not_ours_is_left_alone(one: RestoreServ
     assert one.databases() == there
 
 
+@pytest.mark.soak
 def test_two_restores_of_one_database_do_not_mix(one: RestoreServer, ledger: Ledger, ledger_conninfo: str) -> None:
     one.backed_up(ledger)
     first, second = one.work(ledger, 1), one.work(ledger, 2)

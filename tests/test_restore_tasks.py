@@ -210,6 +210,7 @@ def test_a_no_or_silence_touches_nothing_and_leaves_what_the_form_says(
     assert ("which was not touched" if left else "ends without a swap: nobody said yes") in said
 
 
+@pytest.mark.soak
 def test_a_restore_that_fails_is_removed_and_one_that_only_could_not_swap_waits(
     server: RestoreServer, ledger: Ledger, plenty: None
 ) -> None:

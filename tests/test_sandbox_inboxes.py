@@ -492,7 +492,7 @@ def test_slack_refuses_with_200_when_told_to(slack: WebClient, inbox: Inbox) -> 
         ({"path": "/x"}, "needs one of"),
         ({"path": "/x", "stauts": 500}, "no stauts in a script"),
         ({"path": "/x", "status": 500, "times": 0}, "at least 1"),
-        ({"path": "/x", "status": 500, "service": "teams"}, "pagerduty or slack"),
+        ({"path": "/x", "status": 500, "service": "teams"}, "service is one of pagerduty, slack"),
         ({"path": 7}, '"path"'),
     ],
 )
