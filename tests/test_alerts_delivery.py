@@ -126,6 +126,7 @@ def test_whoever_is_down_is_asked_once_per_delivery_and_not_once_per_alert(
     assert row["waiting"] == 8
 
 
+@pytest.mark.soak
 def test_slack_that_posts_and_never_says_so_is_not_made_to_post_twice(
     inbox: Inbox, ledger: Ledger, studyspot: Platform, clock: Clock
 ) -> None:

@@ -220,6 +220,7 @@ def test_nobody_there(home: Home) -> None:
         clear({"host": "127.0.0.1", "port": home.port("redis.nobody"), "db": 0}, ["cache:"])
 
 
+@pytest.mark.soak
 def test_a_cluster_is_cleared_on_each_of_its_masters(home: Home) -> None:
     port = start(home, "redis.cluster", "--cluster-enabled", "yes")
     try:

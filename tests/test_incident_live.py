@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 from urllib.parse import quote
 
@@ -32,6 +33,9 @@ def answer(live: Live, run_id: str, option: str) -> dict[str, Any]:
     processes.wait_until(
         lambda: states(live, run_id).get("approval") in ("awaiting_input", "failed"), 180, "a question"
     )
+    # Whoever answers before the scheduler has heard that the task waits makes Airflow 3.3.2 fail it ("finished with
+    # state success, but the task instance's state attribute is queued"): no person is that quick.
+    time.sleep(8)
     path = f"/dags/{DAG}/dagRuns/{quote(run_id)}/taskInstances/approval/-1/hitlDetails"
     asked = dict(live.api("GET", path))
     live.api("PATCH", path, json={"chosen_options": [option], "params_input": {}})

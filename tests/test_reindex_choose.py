@@ -90,6 +90,7 @@ def test_the_bloated_are_chosen_and_the_fresh_are_not(server: ReindexServer, led
     assert {one.index for one in server.choose(ledger).candidates} == {"public.bookings_pkey"}
 
 
+@pytest.mark.soak
 def test_what_cannot_be_looked_into_is_never_rebuilt_at_first_sight(server: ReindexServer, ledger: Ledger) -> None:
     server("create table seats as select i as id, md5(i::text) as note from generate_series(1, 20000) as i")
     server("create index seats_note on seats (note)")

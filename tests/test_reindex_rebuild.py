@@ -183,6 +183,7 @@ def test_who_comes_after_the_preflight_costs_the_build_but_leaves_nothing(
     assert set(server.indexes()) == set(before)
 
 
+@pytest.mark.soak
 def test_sessions_that_cannot_be_seen_are_not_thereby_absent(server: ReindexServer, ledger: Ledger) -> None:
     bloated(server, "bookings")
     item = server.item(NOTE)

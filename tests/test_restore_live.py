@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 from urllib.parse import quote
 
@@ -35,6 +36,7 @@ def answer(live: Live, run_id: str, option: str) -> dict[str, Any]:
         300,
         "a question",
     )
+    time.sleep(8)  # see tests/test_incident_live.py
     path = f"/dags/{DAG}/dagRuns/{quote(run_id)}/taskInstances/approval/-1/hitlDetails"
     asked = dict(live.api("GET", path))
     live.api("PATCH", path, json={"chosen_options": [option], "params_input": {}})

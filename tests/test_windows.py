@@ -199,6 +199,7 @@ def test_killed_while_it_works_another_takes_over_at_once(other: Any, ledger: Le
     assert [row["state"] for row in rows] == ["abandoned", "done", "covered"]
 
 
+@pytest.mark.soak
 def test_what_goes_on_without_its_lock_is_waited_for(other: Any, ledger: Ledger) -> None:
     where = other(DAYS[0])
     # As after a restart of the ledger: every session is gone, and nobody's work.
