@@ -26,9 +26,9 @@ demo: setup
 	@$(BIN)/python -m sandbox.demo $(if $(ONCE),--once)
 
 # First what runs side by side; then the whole Airflow, which wants the machine for itself. On a machine that others
-# use as well a test may fail for want of time: here it is tried once more, and listed as RERUN. `soak` forgives none
+# use as well a test may fail for want of time: here it is tried once more, and its failure is shown. `soak` forgives none
 # but clocks (pyproject.toml).
-AGAIN := --reruns 1 --only-rerun . -rR
+AGAIN := --reruns 1 --only-rerun . --rerun-show-tracebacks
 
 test: setup
 	@$(BIN)/python -m pytest -q -n 3 --dist loadfile -m "not soak and not live" $(AGAIN)
