@@ -49,6 +49,9 @@ def control() -> Iterator[Home]:
         yield home
 
 
+MIGRATED = "ledger_migrated"
+
+
 @contextmanager
 def fresh_ledger(control: Home) -> Iterator[dict[str, Any]]:
     """A migrated ledger of its own, as the connection ``upkeep_ledger`` names it."""
@@ -56,10 +59,12 @@ def fresh_ledger(control: Home) -> Iterator[dict[str, Any]]:
     name = f"ledger_{uuid.uuid4().hex[:8]}"
     superuser = control.facts("postgres.control")["superuser_dsn"]
     with psycopg.connect(superuser, autocommit=True) as server:
-        server.execute(f"create database {name} owner {connection['login']}")
-    made = {**connection, "schema": name}
-    migrate(libpq(made))
-    yield made
+        # All migrations once, and a copy for each test.
+        if server.execute("select from pg_database where datname = %s", [MIGRATED]).fetchone() is None:
+            server.execute(f"create database {MIGRATED} owner {connection['login']}")
+            migrate(libpq({**connection, "schema": MIGRATED}))
+        server.execute(f"create database {name} template {MIGRATED} owner {connection['login']}")
+    yield {**connection, "schema": name}
     with psycopg.connect(superuser, autocommit=True) as server:
         server.execute(f"drop database {name} with (force)")
 

@@ -237,7 +237,7 @@ def test_personal_data_do_not_leave_and_numbers_do(inbox: Inbox, ledger: Ledger,
     )
     tell.record(studyspot, run(1), [bad(said=said)])
     everything = json.dumps([inbox.pagerduty(), inbox.slack(), ledger.rows("select * from outcomes")], default=str)
-    for secret in ("jane.doe", "1234-5678", "555-0100", "4111"):
+    for secret in ("jane.doe", "1234-5678", "555-0100", "4111 1111"):
         assert secret not in everything
     (event,) = inbox.pagerduty()
     assert event["summary"].endswith(

@@ -138,6 +138,7 @@ def test_made_on_record_built_upon_and_proved(server: ClusterServer, ledger: Led
     assert {one["state"] for one in ledger.rows("select state from actions")} == {"done"}
 
 
+@pytest.mark.soak
 def test_a_gap_is_told_until_there_is_a_new_base_backup(server: ClusterServer, ledger: Ledger) -> None:
     ship()
     server.take(key=KEY)
@@ -174,6 +175,7 @@ def test_what_the_server_gave_up_is_told_and_the_next_round_goes_on(server: Clus
     assert judge(server).state == "ok"
 
 
+@pytest.mark.soak
 def test_the_log_goes_when_no_base_backup_needs_it(server: ClusterServer, ledger: Ledger) -> None:
     ship()
     old = server.take(key=KEY)

@@ -43,11 +43,10 @@ def _healthy(live: Live) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_left(live: Live, _healthy: None) -> None:
-    """What a failed test left open would be told to nobody a second time."""
-    with live.ledger() as ledger:
-        if ledger.rows("select 1 from findings where state = 'open' and severity <= 'P2'"):
-            settle(live, *PLATFORMS)
+def _second_try(live: Live, request: pytest.FixtureRequest) -> None:
+    """What the first one left open would be told to nobody again."""
+    if getattr(request.node, "execution_count", 1) > 1:
+        settle(live, *PLATFORMS)
 
 
 def test_every_check_of_the_daily_dags_has_its_fault(live: Live) -> None:

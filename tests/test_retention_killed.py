@@ -227,6 +227,7 @@ def test_without_the_ledger_nothing_is_deleted_that_is_not_told_later(
 def test_two_at_once_are_one(case: Case) -> None:
     first = case.start(archive=False, rest=20)
     processes.wait_until(lambda: ("public.bookings", "open") in case.states(), 20, "the work to begin")
+    first.send_signal(signal.SIGSTOP)
     second = case.start(archive=False)
     _, wrong = second.communicate(timeout=60)
     assert "another run is deleting rows here" in wrong
