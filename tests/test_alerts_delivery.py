@@ -157,6 +157,21 @@ def test_the_end_of_an_alert_stands_below_it_and_marks_it(inbox: Inbox, ledger: 
     assert inbox.slack()[4]["thread_ts"] is None
 
 
+def test_where_somebody_deleted_the_thread_a_new_one_begins(inbox: Inbox, ledger: Ledger, studyspot: Platform) -> None:
+    tell.record(studyspot, run(1), [bad()])
+    inbox.reset()
+    tell.record(studyspot, run(2), [FINE])
+    (resolve,) = inbox.slack()
+    assert resolve["thread_ts"] is None
+    # Back within the half hour.
+    inbox.reset()
+    tell.record(studyspot, run(3), [bad()])
+    tell.record(studyspot, run(4), [FINE])
+    trigger, resolve = inbox.slack()
+    assert trigger["thread_ts"] is None
+    assert resolve["thread_ts"] == trigger["ts"]
+
+
 def test_a_slack_that_refuses_with_ratelimited_is_asked_again_when_it_said(
     inbox: Inbox, ledger: Ledger, studyspot: Platform, clock: Clock
 ) -> None:

@@ -37,6 +37,9 @@ DOWN = (
 )
 """What Slack says whatever it is asked."""
 
+GONE = ("thread_not_found", "message_not_found", "cannot_reply_to_message", "cant_update_message", "is_archived")
+"""What Slack says when the message that began a thread was deleted, or its channel archived."""
+
 
 def send(message: Message) -> str:
     """
@@ -133,7 +136,7 @@ def _slack(message: Message) -> str:
     try:
         if message.payload.get("webhook"):
             return _webhook(slack_webhook(conn_id), message)
-        return _post(slack(conn_id).client, message)
+        return _posted(slack(conn_id).client, message)
     except SlackApiError as refused:
         status, said = refused.response.status_code, str(refused.response.get("error", refused))
         raise NotDelivered(
@@ -146,11 +149,22 @@ def _slack(message: Message) -> str:
         raise NotDelivered(f"{type(away).__name__}: {redact(str(away))}", down=True) from away
 
 
-def _post(client: Any, message: Message) -> str:
-    """A trigger begins a thread, what follows goes below it."""
+def _posted(client: Any, message: Message) -> str:
+    """A trigger begins a thread, what follows goes below it; where somebody deleted it, a new one begins."""
+    from slack_sdk.errors import SlackApiError
+
+    thread = message.thread if message.event != "trigger" or message.payload.get("joins") else None
+    try:
+        return _post(client, message, thread)
+    except SlackApiError as refused:
+        if thread is None or refused.response.get("error") not in GONE:
+            raise
+        return _post(client, message, None)
+
+
+def _post(client: Any, message: Message, thread: Thread | None) -> str:
     body = dict(message.payload["message"])
     body["metadata"] = _marked(body["metadata"], message)
-    thread = message.thread if message.event != "trigger" or message.payload.get("joins") else None
     if message.attempts and (posted := _posted_already(client, message, thread)):
         return posted
     if message.event == "update":
@@ -162,7 +176,7 @@ def _post(client: Any, message: Message) -> str:
     answer = client.chat_postMessage(**body)
     if thread and message.event == "resolve":
         _tick(client, thread)
-    return _delivered(answer["channel"], answer["ts"], "posted")
+    return _delivered(f"posted {answer['ts']}", thread or Thread(answer["channel"], answer["ts"]))
 
 
 def _marked(metadata: dict[str, Any], message: Message) -> dict[str, Any]:
@@ -188,7 +202,7 @@ def _posted_already(client: Any, message: Message, thread: Thread | None) -> str
         raise
     for one in found["messages"]:
         if one.get("metadata", {}).get("event_payload", {}).get("delivery") == str(message.id):
-            return _delivered(channel, one["ts"], "had been posted")
+            return _delivered(f"had been posted {one['ts']}", thread or Thread(channel, one["ts"]))
     return ""
 
 
@@ -214,9 +228,9 @@ def _tick(client: Any, thread: Thread) -> None:
         client.reactions_add(channel=thread.channel_id, timestamp=thread.ts, name="white_check_mark")
 
 
-def _delivered(channel_id: str, ts: str, verb: str) -> Delivered:
-    answer = Delivered(f"{verb} {ts}")
-    answer.thread = Thread(channel_id, ts)
+def _delivered(said: str, thread: Thread) -> Delivered:
+    answer = Delivered(said)
+    answer.thread = thread
     return answer
 
 
