@@ -86,7 +86,9 @@ def test_a_pin_after_the_mark_takes_it_away_and_one_at_the_last_moment_stops_the
     records.pin(bucket.ledger, bucket.platform, pinned, datetime.now(UTC) + 9 * DAY, "audit")
     monkeypatch.setattr(
         "upkeep.backup.retention.work.log.info",
-        lambda text, *words: records.hold(bucket.ledger, bucket.platform, late, True) if late in words else None,
+        lambda text, *words: (
+            records.hold(bucket.ledger, bucket.platform, late, True, "a case") if late in words else None
+        ),
     )
     result = carry_out(job(bucket, hours=25))
     assert (result.unmarked, result.deleted) == ([pinned], [])

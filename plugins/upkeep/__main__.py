@@ -1,4 +1,4 @@
-"""``python -m upkeep setup | check | plan | silence | acknowledge | schema``: the package's own commands."""
+"""``python -m upkeep setup | check | plan | silence | acknowledge | backups | keep | schema``: what people type."""
 
 from __future__ import annotations
 
@@ -68,6 +68,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     working = commands.add_parser("acknowledge", help="say that somebody works on an alert: reminders end")
     working.add_argument("key", metavar="KEY", help="as in the alert: studyspot/http/api")
     working.add_argument("--by", required=True, metavar="NAME", help="who")
+    there = commands.add_parser("backups", help="list a platform's backups: what is proved, what is kept and why")
+    there.add_argument("platform", metavar="PLATFORM")
+    kept = commands.add_parser("keep", help="keep a backup whatever the rules of retention say, or let it go again")
+    kept.add_argument("platform", metavar="PLATFORM")
+    kept.add_argument("backup", metavar="BACKUP", help="its id, as `backups` lists it")
+    how = kept.add_mutually_exclusive_group()
+    how.add_argument("--for", dest="length", default="", metavar="TIME", help="how long: 7d, 90d, 7y")
+    how.add_argument("--hold", action="store_true", help="for as long as nobody says --release")
+    how.add_argument("--release", action="store_true", help="the rules decide again")
+    kept.add_argument("--owner", default="", metavar="NAME", help="who answers for it")
+    kept.add_argument("--reason", default="", metavar="TEXT", help="why")
     chosen = parser.parse_args(arguments)
     try:
         if chosen.command in ("silence", "acknowledge"):
@@ -77,6 +88,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(
                 by_hand.silence(chosen) if chosen.command == "silence" else by_hand.acknowledge(chosen.key, chosen.by)
             )
+            return 0
+        if chosen.command in ("backups", "keep"):
+            _as_server()
+            from upkeep.backup import by_hand as backups_by_hand
+
+            print(backups_by_hand.keep(chosen) if chosen.command == "keep" else backups_by_hand.listed(chosen))
             return 0
         if chosen.command == "setup":
             return _setup()

@@ -74,9 +74,9 @@ def pin(ledger: Ledger, platform: str, id: str, until: datetime | None, because:
     _update(ledger, "pinned_until = %s, pinned_because = %s", platform, id, until, because)
 
 
-def hold(ledger: Ledger, platform: str, id: str, on: bool) -> None:
+def hold(ledger: Ledger, platform: str, id: str, on: bool, because: str) -> None:
     """A legal hold: nobody deletes it until the hold is lifted."""
-    _update(ledger, "legal_hold = %s", platform, id, on)
+    _update(ledger, "legal_hold = %s, pinned_because = %s", platform, id, on, because)
 
 
 def deleted(ledger: Ledger, platform: str, id: str) -> None:

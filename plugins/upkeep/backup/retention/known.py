@@ -72,7 +72,7 @@ def look(ledger: Ledger, place: Place, *, now: datetime, abandoned_after: timede
                 verified=row.get("content_state") == "verified" and row.get("bytes_state") != "broken",
                 broken="broken" in (row.get("content_state"), row.get("bytes_state")),
                 base=str(manifest.facts.get("base") or ""),
-                held="the ledger says so" if row.get("legal_hold") else "",
+                held=(row.get("pinned_because") or "nobody said why") if row.get("legal_hold") else "",
                 pinned_until=row.get("pinned_until"),
                 pin=row.get("pinned_because") or "",
                 marked_at=row.get("marked_at"),
