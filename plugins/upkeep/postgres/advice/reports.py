@@ -10,7 +10,7 @@ from typing import Any
 
 from upkeep.findings import Outcome, Severity
 from upkeep.platforms.services import Postgres
-from upkeep.postgres.advice import activity, indexes, numbers, settings, statements, tables
+from upkeep.postgres.advice import activity, copies, indexes, numbers, settings, statements, tables
 from upkeep.postgres.advice.look import Look
 from upkeep.postgres.advice.memory import Snapshot
 from upkeep.postgres.session import connect
@@ -65,6 +65,7 @@ REPORTS: Mapping[str, Mapping[str, Callable[..., list[Outcome]]]] = {
         "stale_statistics": partial(make, tables.report),
         "sequences": partial(make, numbers.report),
         "cache_hits": partial(make, activity.report),
+        "postgres_copies": partial(make, copies.report),
     },
     "settings": {"settings": partial(make, settings.report)},
 }
