@@ -15,7 +15,8 @@ from kubernetes.config import new_client_from_config
 from sandbox.home import Home
 from sandbox.servers.kubernetes import api, kubeconfig
 from tests.kubernetes_cluster import API, NAMESPACE, PACE, WEB, running_cluster, set_image, settled
-from upkeep.incident import remedies, workloads
+from upkeep.health.kubernetes_workloads import SCALED
+from upkeep.incident import workloads
 
 APPS = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
 SCALERS = f"/apis/autoscaling/v2/namespaces/{NAMESPACE}/horizontalpodautoscalers"
@@ -37,11 +38,11 @@ def client(cluster: Home) -> Iterator[ApiClient]:
     api(cluster).send("DELETE", "/_sandbox/faults")
     patch(cluster, API, {"metadata": {"labels": {"argocd.argoproj.io/instance": None}}})
     for name, replicas in ((API, 3), (WEB, 2)):
-        meta = {"annotations": {remedies.BEFORE: None}}
+        meta = {"annotations": {SCALED: None}}
         patch(cluster, name, {"metadata": meta, "spec": {"replicas": replicas, "paused": False}})
     set_image(cluster, API, "1.0")
     set_image(cluster, WEB, "1.0")
-    scaler = {"metadata": {"annotations": {remedies.BEFORE: None}}, "spec": {"minReplicas": 3, "maxReplicas": 10}}
+    scaler = {"metadata": {"annotations": {SCALED: None}}, "spec": {"minReplicas": 3, "maxReplicas": 10}}
     api(cluster).send("PATCH", f"{SCALERS}/{API}", scaler, media_type=MERGE)
     settled(cluster)
 

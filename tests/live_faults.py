@@ -100,6 +100,7 @@ BATCHES: dict[str, list[Expected]] = {
         studyspot("connection_to_standby", "postgres_primary", "P0", r"a standby .* not the primary"),
         studyspot("backups_lost", "backup_age/configuration", "P1", r"\d on record, and none of them"),
         studyspot("backups_lost", "backup_verified/configuration", "P1", r"no content-verified .*\d on record"),
+        studyspot("scaling_overdue", "scaling/deployment studyspot-web", "P2", r"from 1 to 2 until .* put it back"),
         studyspot("backup_small", "backup_size/database", "P1", r"6\d% smaller than usual .* median of [45]"),
         adaptive_learning("archive_fails", "postgres_archiver", "P1", r"archiving 0000\w+ fails \(\d+ failures?\)"),
         adaptive_learning("statistics_hidden", "postgres_vacuum_need", "P2", r"could not look.*permission denied"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -95,7 +96,7 @@ def broken(home: Home, fault: str) -> Iterator[None]:
 def test_a_healthy_cluster_is_ok_with_its_numbers(home: Home) -> None:
     """Leftovers of finished and long failed Jobs are no findings."""
     seen = look(home)
-    assert list(seen) == ["kubernetes_api", "pods", "deployments", "services", "nodes", "usage"]
+    assert list(seen) == ["kubernetes_api", "pods", "deployments", "scaling", "services", "nodes", "usage"]
     assert_well(home)
     seen = look(home)
     assert seen["kubernetes_api"].facts["version"].startswith("v1.")
@@ -113,7 +114,7 @@ def test_an_api_that_is_down_is_one_finding_and_the_rest_is_explained_by_it(home
         seen = look(home)
         assert only(seen["kubernetes_api"]).summary == "the API does not answer: the connection was refused"
         assert only(seen["kubernetes_api"]).severity == Severity.P1
-        for check in ("pods", "deployments", "services", "nodes", "usage"):
+        for check in ("pods", "deployments", "scaling", "services", "nodes", "usage"):
             assert (seen[check].state, seen[check].explained_by) == ("unknown", "kubernetes_api")
     assert_well(home)
 
@@ -325,6 +326,26 @@ def test_a_service_whose_selector_matches_nothing_is_found(home: Home) -> None:
         assert finding.summary == f"service {WEB} has no ready endpoint (0 not ready; selector app=studyspot-website)"
         assert finding.severity == Severity.P1
         assert [each.object for each in look(home)["services"].findings] == [WEB], "one broken service is named"
+    assert_well(home)
+
+
+def test_a_scaling_that_nobody_put_back_is_found_on_deployments_and_autoscalers(home: Home) -> None:
+    with broken(home, "studyspot_scaling_overdue"):
+        finding = found(home, "scaling", f"deployment {WEB}")
+        assert re.fullmatch(
+            rf"deployment {WEB} was scaled from 1 to 2 until 20\S+ \S+ UTC, and .* back", finding.summary
+        )
+        assert finding.severity == Severity.P2
+    path = f"/apis/autoscaling/v2/namespaces/{NAMESPACE}/horizontalpodautoscalers/{API}"
+    # Over since now: whoever puts it back is about to. What others wrote there is not ours to judge.
+    for ended, state in ((timedelta(hours=1), "finding"), (timedelta(minutes=1), "ok"), (None, "ok")):
+        until = (datetime.now(UTC) - ended).isoformat() if ended else "tomorrow"
+        memory = json.dumps({"was": 3, "now": 5, "until": until})
+        api(home).merge(path, {"metadata": {"annotations": {"upkeep.dev/before-scaling": memory}}})
+        try:
+            assert look(home)["scaling"].state == state
+        finally:
+            api(home).merge(path, {"metadata": {"annotations": {"upkeep.dev/before-scaling": None}}})
     assert_well(home)
 
 

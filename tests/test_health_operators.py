@@ -90,7 +90,7 @@ def test_a_healthy_platform_is_green_on_record_and_measured(studyspot: Home, led
     seen = states(ledger)
     assert set(seen.values()) == {"ok"}, seen
     assert said.counts == {"ok": len(seen), "finding": 0, "unknown": 0}
-    assert len({name.split(" ")[0] for name in seen}) == 29, sorted(seen)
+    assert len({name.split(" ")[0] for name in seen}) == 30, sorted(seen)
     measured = {(row["metric"], row["object"]) for row in ledger.rows("select metric, object from samples")}
     assert {
         ("redis_hits", ""),

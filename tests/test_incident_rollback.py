@@ -16,6 +16,7 @@ from sandbox.servers.kubernetes import kubeconfig
 from tests import incident_cluster
 from tests.incident_cluster import HOUR, patch, rollout, settle
 from tests.kubernetes_cluster import NAMESPACE, WEB, deployment, set_image
+from upkeep.health.kubernetes_workloads import SCALED
 from upkeep.incident import remedies, workloads
 from upkeep.incident.workloads import WorkloadError
 from upkeep.platforms.services import Deployment
@@ -122,7 +123,7 @@ def test_killed_and_done_again_it_is_done_once(cluster: Home, client: ApiClient,
     killed("put back")
     remedies.put_back(client, NAMESPACE, WEB)
     settle(client, WEB, 2)
-    assert remedies.BEFORE not in deployment(cluster, WEB)["metadata"].get("annotations", {})
+    assert SCALED not in deployment(cluster, WEB)["metadata"].get("annotations", {})
     before = images()
     set_image(cluster, WEB, f"killed-{when}")
     rollout(client, WEB)

@@ -77,12 +77,18 @@ def many_jobs(home: Home) -> bool:
     return len(api(home).get(f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs")["items"]) > 50
 
 
+def scaled(home: Home) -> bool:
+    found = api(home).get(f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{WEB}")
+    return "upkeep.dev/before-scaling" in (found["metadata"].get("annotations") or {})
+
+
 RED: dict[str, Callable[[Home], bool]] = {
     "studyspot_pod_crashloop": crashing(API, NAMESPACE),
     "adaptive_learning_pod_crashloop": crashing("user-service", "adaptive-learning-production"),
     "studyspot_image_missing": lambda home: "ImagePullBackOff" in waiting(home, WEB, NAMESPACE),
     "studyspot_pod_unready": unready_for_long,
     "studyspot_service_without_endpoints": without_endpoints,
+    "studyspot_scaling_overdue": scaled,
     "studyspot_node_not_ready": lambda home: node(home, "Ready") == "Unknown",
     "studyspot_node_disk_pressure": lambda home: node(home, "DiskPressure") == "True",
     "studyspot_node_busy": busy,

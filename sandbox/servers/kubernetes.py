@@ -204,6 +204,21 @@ fault(
 )
 
 
+_WEB = "/apis/apps/v1/namespaces/studyspot/deployments/studyspot-web"
+
+
+def _remember_scaling(home: Home, memory: str | None) -> None:
+    api(home).merge(_WEB, {"metadata": {"annotations": {"upkeep.dev/before-scaling": memory}}})
+
+
+fault(
+    "studyspot_scaling_overdue",
+    "studyspot-web was scaled up for a while that ended an hour ago, and nobody put it back",
+    break_=lambda home: _remember_scaling(home, json.dumps({"was": 1, "now": 2, "until": clock.ago(3600)})),
+    heal=lambda home: _remember_scaling(home, None),
+)
+
+
 def _set_node(home: Home, kind: str, status: str, reason: str) -> None:
     """What the kubelet or the node controller would report of node-2."""
     path = "/api/v1/nodes/node-2"

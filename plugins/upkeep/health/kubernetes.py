@@ -100,7 +100,7 @@ def look(
     conn_id: str = "the Kubernetes connection",
 ) -> list[Outcome]:
     """
-    ``kubernetes_api``, ``pods``, ``deployments``, ``services``, ``nodes`` and ``usage`` of one namespace.
+    ``kubernetes_api``, ``pods``, ``deployments``, ``scaling``, ``services``, ``nodes`` and ``usage`` of one namespace.
 
     :param api_client: as Airflow's KubernetesHook makes it; its settings are used, its retries are not.
     :param timeout_s: for each request.
@@ -125,6 +125,7 @@ def _checks(settings: Kubernetes) -> list[tuple[str, Severity]]:
     return [
         ("pods", Severity.P2),
         ("deployments", min((d.severity for d in settings.deployments), key=lambda s: s.rank, default=Severity.P2)),
+        ("scaling", kubernetes_workloads.PODS_SEVERITY),
         ("services", settings.severity),
         ("nodes", kubernetes_nodes.NODES_SEVERITY),
         ("usage", kubernetes_nodes.USAGE_UNKNOWN),
@@ -186,9 +187,20 @@ def _look(settings: Kubernetes, api: Api, now: datetime) -> Iterator[Outcome]:
             found = api.items(path)
         return kubernetes_workloads.deployments(settings, found)
 
+    def scaling() -> Outcome:
+        try:
+            scalers = items(f"/apis/autoscaling/v2/{inside}/horizontalpodautoscalers")
+        except NotAnswered as failed:
+            # Who may not read them has not scaled through them either.
+            if failed.status not in (403, 404):
+                raise
+            scalers = []
+        return kubernetes_workloads.scaling(settings, items(f"/apis/apps/v1/{inside}/deployments"), scalers, now)
+
     looks: dict[str, Callable[[], Outcome]] = {
         "pods": lambda: kubernetes_workloads.pods(settings, pods(), now),
         "deployments": deployments,
+        "scaling": scaling,
         "services": lambda: kubernetes_workloads.services(
             settings, items(f"/api/v1/{inside}/services"), items(f"/apis/discovery.k8s.io/v1/{inside}/endpointslices")
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,12 @@ BROKEN = (
     "CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError",
 )  # fmt: skip
 """Reasons of a waiting container that no waiting mends."""
+
+SCALED = "upkeep.dev/before-scaling"
+"""Annotation that remembers, where nobody can lose it, what is to be put back: ``{"was": 2, "now": 5, "until": …}``."""
+
+OVERDUE = timedelta(minutes=10)
+"""Whoever puts a scaling back wakes within a minute of its end, and may have to try again."""
 
 _CRON_RUN = re.compile(r"-\d{8,10}$")
 """A CronJob's Jobs are called after their minute; the finding is the CronJob's."""
@@ -202,6 +209,38 @@ def _judge(wanted: Deployment, found: Object | None) -> list[tuple[str, dict[str
     if lag := _lag(found):
         wrong.append(f"the controller has not seen its last {lag} {'change' if lag == 1 else 'changes'}")
     return [(f"{wanted.name}: {'; '.join(wrong)}", facts)] if wrong else []
+
+
+def scaling(settings: Kubernetes, found: Sequence[Object], scalers: Sequence[Object], now: datetime) -> Outcome:
+    """What an incident scaled up and nobody put back when its time was over: its run was deleted, or failed."""
+    findings = []
+    for kind, each in [*(("deployment", one) for one in found), *(("autoscaler", one) for one in scalers)]:
+        memory = _memory((each["metadata"].get("annotations") or {}).get(SCALED))
+        if memory is None or now - memory[2] < OVERDUE:
+            continue
+        name, (was, new, until) = each["metadata"]["name"], memory
+        findings.append(
+            Finding(
+                check="scaling",
+                object=f"{kind} {name}",
+                severity=PODS_SEVERITY,
+                summary=f"{kind} {name} was scaled from {was} to {new} until {until:%Y-%m-%d %H:%M} UTC, and nobody put"
+                " it back",
+                hint="clear the task `put_back` of the run of `incident_response` that scaled it; or scale by hand and"
+                f" remove the annotation {SCALED}.",
+                facts={"was": was, "now": new, "until": until.isoformat()},
+            )
+        )
+    return judged("scaling", PODS_SEVERITY, findings)
+
+
+def _memory(text: Any) -> tuple[int, int, datetime] | None:
+    """What ``SCALED`` says; None for nothing, and for what somebody else wrote there."""
+    try:
+        said = json.loads(text)
+        return int(said["was"]), int(said["now"]), datetime.fromisoformat(said["until"]).astimezone(UTC)
+    except (TypeError, ValueError, KeyError):
+        return None
 
 
 # -- Services ------------------------------------------------------------------------------------------

@@ -9,11 +9,9 @@ from typing import Any
 
 from kubernetes.client import ApiClient, AppsV1Api, AutoscalingV2Api
 
+from upkeep.health.kubernetes_workloads import SCALED
 from upkeep.incident.workloads import RESTARTED, REVISION, Object, Workload, WorkloadError, ask, look, refuse
 from upkeep.platforms.services import Deployment
-
-BEFORE = "upkeep.dev/before-scaling"
-"""Annotation that remembers, where nobody can lose it, what is to be put back: ``{"was": 2, "now": 5, "until": …}``."""
 
 MANAGER = "upkeep"
 
@@ -82,7 +80,7 @@ def scale(client: ApiClient, namespace: str, bounds: Deployment, *, to: int, las
     refuse(found, surge=to - found.wanted, client=client)
     memory = _memory(found.raw["metadata"].get("annotations") or {}, found.wanted, to, lasts)
     # One request for the number and for what it was: whoever is killed leaves both or neither.
-    _patch(client, found, {"metadata": {"annotations": {BEFORE: memory}}, "spec": {"replicas": to}})
+    _patch(client, found, {"metadata": {"annotations": {SCALED: memory}}, "spec": {"replicas": to}})
     return Done(True, f"{found}: from {found.wanted} to {to} replicas")
 
 
@@ -100,15 +98,15 @@ def _scale_autoscaled(client: ApiClient, found: Workload, to: int, lasts: timede
     memory = _memory(scaler.annotations, scaler.least, to, lasts)
     _patch_scaler(
         client, found.namespace, scaler.name,
-        {"metadata": {"annotations": {BEFORE: memory}}, "spec": {"minReplicas": to}},
+        {"metadata": {"annotations": {SCALED: memory}}, "spec": {"minReplicas": to}},
     )  # fmt: skip
     return Done(True, f"autoscaler {scaler.name}: at least {to} instead of {scaler.least} replicas of {found}")
 
 
 def _memory(annotations: Any, was: int, to: int, lasts: timedelta) -> str:
     """A second scaling up before the first is put back remembers what was before both."""
-    if annotations.get(BEFORE):
-        was = int(json.loads(annotations[BEFORE])["was"])
+    if annotations.get(SCALED):
+        was = int(json.loads(annotations[SCALED])["was"])
     return json.dumps({"was": was, "now": to, "until": (datetime.now(UTC) + lasts).isoformat(timespec="seconds")})
 
 
@@ -116,7 +114,7 @@ def due(client: ApiClient, namespace: str, name: str) -> datetime | None:
     """When its scaling is to be put back; None when nothing is."""
     found = look(client, namespace, name)
     annotations = found.scaler.annotations if found.scaler else found.raw["metadata"].get("annotations") or {}
-    return datetime.fromisoformat(json.loads(annotations[BEFORE])["until"]) if annotations.get(BEFORE) else None
+    return datetime.fromisoformat(json.loads(annotations[SCALED])["until"]) if annotations.get(SCALED) else None
 
 
 def put_back(client: ApiClient, namespace: str, name: str) -> Done:
@@ -124,11 +122,11 @@ def put_back(client: ApiClient, namespace: str, name: str) -> Done:
     found = look(client, namespace, name)
     scaler = found.scaler
     annotations = scaler.annotations if scaler else found.raw["metadata"].get("annotations") or {}
-    if not annotations.get(BEFORE):
+    if not annotations.get(SCALED):
         return Done(False, f"{found} was not scaled by Upkeep")
-    memory = json.loads(annotations[BEFORE])
+    memory = json.loads(annotations[SCALED])
     current = scaler.least if scaler else found.wanted
-    forget: Object = {"metadata": {"annotations": {BEFORE: None}}}
+    forget: Object = {"metadata": {"annotations": {SCALED: None}}}
     if current == memory["now"]:
         forget["spec"] = {"minReplicas": memory["was"]} if scaler else {"replicas": memory["was"]}
         said = f"{found}: {memory['was']} again, after {memory['now']}"
