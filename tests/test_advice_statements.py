@@ -38,7 +38,8 @@ def test_an_injected_slow_query_tops_and_is_gone_when_healed(server: AdviceServe
     assert row["statement"] == "select pg_sleep($1) as nap"
     assert row["calls"] == TIMES
     assert row["time_share"] > 0.5
-    assert row["mean_s"] == pytest.approx(0.0125, abs=0.008)
+    # A busy machine wakes sleepers late, never early.
+    assert row["mean_s"] >= 0.012
     assert {"hit_share", "blocks_per_call", "temp_blocks", "wal_bytes", "rows_per_call"} <= set(row)
     for _ in range(TIMES):
         server("select count(*) from t")
