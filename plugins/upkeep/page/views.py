@@ -17,7 +17,10 @@ from upkeep.page.ask import ask, by_platform
 from upkeep.platforms import Platform
 from upkeep.windows.timetable import timetable
 
-MOST_FINDINGS, MOST_INCIDENTS, MOST_BACKUPS, MOST_WRONG = 200, 50, 30, 12
+MOST_FINDINGS, MOST_INCIDENTS, MOST_BACKUPS, MOST_WRONG = 200, 50, 30, 20
+
+RECENT = timedelta(days=14)
+"""What went wrong before that is shown folded."""
 
 STRIP_DAYS = 14
 
@@ -75,7 +78,8 @@ def one(ledger: Ledger, reader: Reader, platform: Platform, at: datetime, zone: 
             "calendar": made,
             "months": windows.months(made, at) if len(made.served) > 100 or _daily(made) else [],
         }
-        for made in calendars.values()
+        # What is due most often comes first.
+        for made in sorted(calendars.values(), key=lambda made: -len(made.served))
     ]
     return {
         "platform": platform,
@@ -84,8 +88,8 @@ def one(ledger: Ledger, reader: Reader, platform: Platform, at: datetime, zone: 
         "waived": _findings(ledger, reader, {**OPEN, "platforms": names, "state": "waived"}, platform),
         "calendars": sections,
         "legend_words": windows.SAID,
-        "wrong": wrong[:MOST_WRONG],
-        "wrong_more": max(0, len(wrong) - MOST_WRONG),
+        "wrong": [one for one in wrong if at - one.due_at <= RECENT][:MOST_WRONG],
+        "wrong_before": [one for one in wrong if at - one.due_at > RECENT][:MOST_WRONG],
         "proof": backups.proofs(ledger, [platform], at).get(platform.name),
         "backups": ask(ledger, "backup_list", platform=platform.name, most=MOST_BACKUPS) if platform.backup else [],
         "incidents": _named(ask(ledger, "incidents", platforms=names, most=10), reader),

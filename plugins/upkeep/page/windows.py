@@ -11,7 +11,7 @@ from typing import Any, Literal
 from upkeep.ledger import Ledger
 from upkeep.page.ask import ask
 from upkeep.platforms.alerting import Window
-from upkeep.windows.missed import GRACE, command
+from upkeep.windows.missed import GRACE, LOOKED_AT, command
 from upkeep.windows.timetable import between
 
 State = Literal["done", "covered", "running", "missed", "failed"]
@@ -61,8 +61,9 @@ class Calendar:
 
     @property
     def backfill(self) -> str:
-        """What makes up for all that is missed or failed; empty when nothing is."""
-        return command(self.dag_id, [one.due_at for one in self.wrong]) if self.wrong else ""
+        """What makes up for those of the last windows that were missed or failed; what is older nobody makes up for."""
+        lately = [one.due_at for one in self.served[-LOOKED_AT:] if one.state in ("failed", "missed")]
+        return command(self.dag_id, lately) if lately else ""
 
 
 def calendars(
