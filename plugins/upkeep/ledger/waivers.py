@@ -49,7 +49,9 @@ def waive(ledger: Ledger, key: str, *, owner: str, reason: str, length: timedelt
             "select platform, severity, summary from findings where key = %s and state = 'open' for update", [key]
         ).fetchone()
         if finding is None:
-            raise WaiverError(f"no open finding {key[:200]!r}", hint="it may be over meanwhile; look at the list again.")
+            raise WaiverError(
+                f"no open finding {key[:200]!r}", hint="it may be over meanwhile; look at the list again."
+            )
         _end(connection, "key = %s", [key], owner)
         row = connection.execute(
             "insert into waivers (platform, key, severity, summary, owner, reason, until)"

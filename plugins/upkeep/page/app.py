@@ -237,4 +237,3 @@ async def _in_thread(function: Any, *arguments: Any) -> Response:
     """As FastAPI does with plain functions; these need the body first, which only a coroutine can read."""
     answer: Response = await run_in_threadpool(function, *arguments)
     return answer
-

@@ -148,9 +148,7 @@ def airflow_path(request: Request) -> str:
     return own.removesuffix("/").removesuffix("/upkeep")
 
 
-def message(
-    request: Request, status: int, title: str, said: str, headers: Mapping[str, str] | None = None
-) -> Response:
+def message(request: Request, status: int, title: str, said: str, headers: Mapping[str, str] | None = None) -> Response:
     """For a browser a page, for a program JSON."""
     if "text/html" not in request.headers.get("accept", ""):
         return JSONResponse({"detail": said}, status, dict(headers or {}))

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from upkeep.findings import Severity
 from upkeep.incident.record import Incident, find, incident_of, tampered, timeline
 from upkeep.ledger import Ledger
+from upkeep.ledger.jsonb import text
 from upkeep.page import backups, now, windows
 from upkeep.page.ask import ask, by_platform
 from upkeep.platforms import Platform
@@ -63,7 +64,9 @@ def overview(ledger: Ledger, reader: Reader, at: datetime, zone: str) -> dict[st
         }
         for platform in reader.platforms
     ]
-    rows.sort(key=lambda row: (now.WORST_FIRST.index(row["now"].state), row["now"].worst or "P9", row["platform"].title))
+    rows.sort(
+        key=lambda row: (now.WORST_FIRST.index(row["now"].state), row["now"].worst or "P9", row["platform"].title)
+    )
     counts = {state: sum(one.state == state for one in states.values()) for state in now.WORST_FIRST}
     return {"rows": rows, "counts": counts}
 
@@ -178,7 +181,7 @@ def incidents(ledger: Ledger, reader: Reader) -> list[dict[str, Any]]:
 
 def incident(ledger: Ledger, reader: Reader, id: str) -> dict[str, Any] | None:
     """One with its timeline; None: there is none, or not for this reader. :raises IncidentError: there is none."""
-    found: Incident = find(ledger, id)
+    found: Incident = find(ledger, text(id))
     own = reader.platform(found.platform)
     if own is None:
         return None
@@ -186,8 +189,8 @@ def incident(ledger: Ledger, reader: Reader, id: str) -> dict[str, Any] | None:
         "incident": found,
         "platform": own,
         "level": {"severity": found.severity.value, "name": own.severity_name(found.severity)},
-        "lines": timeline(ledger, id),
-        "tampered": tampered(ledger, id),
+        "lines": timeline(ledger, found.id),
+        "tampered": tampered(ledger, found.id),
     }
 
 

@@ -89,9 +89,7 @@ def calendars(
             due = between(window, max(since, first[dag_id]), now, zone)
             served = _served(dag_id, window, due, rows[dag_id], now)
         counts = {state: sum(one.state == state for one in served) for state in WORST_FIRST}
-        made[dag_id] = Calendar(
-            dag_id=dag_id, window=window, served=served, first_at=first.get(dag_id), counts=counts
-        )
+        made[dag_id] = Calendar(dag_id=dag_id, window=window, served=served, first_at=first.get(dag_id), counts=counts)
     return made
 
 
@@ -174,7 +172,7 @@ class Month:
 
 
 def months(calendar: Calendar, now: datetime) -> list[Month]:
-    """The sheets from the first window to today."""
+    """The sheets from the first window to today, the newest first."""
     if not calendar.served:
         return []
     by_day: dict[date, Served] = {}
@@ -189,4 +187,4 @@ def months(calendar: Calendar, now: datetime) -> list[Month]:
             cells.append((day.weekday(), (first.weekday() + day.day - 1) // 7, by_day.get(day)))
             day += timedelta(days=1)
         sheets.append(Month(first, cells[-1][1] + 1, cells))
-    return sheets
+    return sheets[::-1]
