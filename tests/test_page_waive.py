@@ -68,7 +68,7 @@ def test_who_may_run_its_maintenance_waives_a_finding_and_takes_it_back(server: 
         answer = send(jo, fill_in(jo))
         assert answer.status_code == 303
         text = jo.get(answer.headers["location"]).text
-        assert f"by jo until" in text
+        assert "by jo until" in text
         assert WHY in text
         overview = jo.get("/upkeep/").text
         assert "No finding open" in overview

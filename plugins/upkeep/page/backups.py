@@ -14,6 +14,8 @@ from upkeep.report.wording import about
 
 State = Literal["ok", "finding", "unknown", "failed"]
 
+WORST_FIRST: tuple[State, ...] = ("failed", "finding", "unknown", "ok")
+
 NAMES = {
     "database": "database (dump)",
     "cluster": "whole cluster",
@@ -83,7 +85,7 @@ def _proof(
     for one in kinds:
         if one.kind in ("database", "cluster") and one.proved_at:
             points.append(max(one.proved_at, one.log_at) if one.log_at else one.proved_at)
-    worst = next((state for state in ("failed", "finding", "unknown") if any(k.state == state for k in kinds)), "ok")
+    worst: State = next((state for state in WORST_FIRST if any(kept.state == state for kept in kinds)), "ok")
     if not any(kind in ("database", "cluster") for kind in asked):
         return Proof(state=worst, said=_first_wrong(kinds) or "all as young as they should be", kinds=kinds)
     if not points:

@@ -54,7 +54,7 @@ def overview(ledger: Ledger, reader: Reader, at: datetime, zone: str) -> dict[st
     every = {dag_id: window for platform in reader.platforms for dag_id, window in reader.timetable(platform).items()}
     calendars = windows.calendars(ledger, every, at, back=timedelta(days=STRIP_DAYS), zone=zone)
     reports = by_platform(ask(ledger, "reports", platforms=reader.names))
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "platform": platform,
             "now": states[platform.name],
