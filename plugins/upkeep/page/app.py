@@ -22,6 +22,7 @@ from upkeep.incident.states import IncidentError
 from upkeep.ledger import waivers
 from upkeep.page import views
 from upkeep.page.guard import airflow_path, form_of, form_token, guard, user_of, with_token
+from upkeep.page.shared import Shared
 from upkeep.platforms import Platform, read_all
 from upkeep.platforms.base import parse_duration
 from upkeep.report.page import reports
@@ -31,6 +32,9 @@ from upkeep.windows.timetable import timetable
 from upkeep.windows.watch import airflow_zone
 
 pages = APIRouter()
+
+shared = Shared()
+"""The two pages that take the longest, for all who look at the same platforms at once."""
 
 LENGTHS = {"1d": "a day", "7d": "a week", "14d": "two weeks", "30d": "30 days", "90d": "90 days"}
 """How long one may live with a finding."""
@@ -47,19 +51,31 @@ def build_app() -> FastAPI:
 
 @pages.get("/")
 def overview(request: Request) -> Response:
-    reader, at = _reader(request), datetime.now(UTC)
-    with open_ledger() as ledger:
-        shown = views.overview(ledger, reader, at, airflow_zone())
-    broken = [file.file.name for file in read_all()[1]]
-    return _page(request, "overview", at, broken=broken, **shown)
+    reader = _reader(request)
+
+    def work() -> Response:
+        at = datetime.now(UTC)
+        with open_ledger() as ledger:
+            shown = views.overview(ledger, reader, at, airflow_zone())
+        broken = [file.file.name for file in read_all()[1]]
+        return _page(request, "overview", at, broken=broken, **shown)
+
+    return _copy(shared.ask((airflow_path(request), *reader.names, *sorted(reader.dag_ids)), work))
 
 
 @pages.get("/platforms/{name}/")
 def platform(request: Request, name: str) -> Response:
-    reader, at = _reader(request), datetime.now(UTC)
-    with open_ledger() as ledger:
-        shown = views.one(ledger, reader, _platform(reader, name), at, airflow_zone())
-    return _page(request, "platform", at, **shown)
+    reader = _reader(request)
+    own = _platform(reader, name)
+
+    def work() -> Response:
+        at = datetime.now(UTC)
+        with open_ledger() as ledger:
+            shown = views.one(ledger, reader, own, at, airflow_zone())
+        return _page(request, "platform", at, **shown)
+
+    question = (airflow_path(request), name, reader.may_waive(own), *sorted(reader.dag_ids))
+    return _copy(shared.ask(question, work))
 
 
 @pages.get("/findings/")
@@ -128,6 +144,7 @@ def _waive_form(
         raise HTTPException(404, "There is no such finding.")
     token = form_token(request)
     filled = {"reason": reason, "length": length, "lengths": LENGTHS, "wrong": wrong, "token": token}
+    filled["user"] = user_of(request).get_name()
     limits = {"least": waivers.LEAST_REASON, "most": waivers.MOST_REASON}
     made = _page(request, "waive", at, status=status, finding=shown, platform=own, **filled, **limits)
     return with_token(request, made, token)
@@ -225,12 +242,16 @@ def _page(request: Request, name: str, at: datetime, status: int = 200, **shown:
             run_link=lambda dag_id, run_id: (
                 f"{airflow_path(request)}/dags/{quote(dag_id, safe='')}/runs/{quote(run_id, safe='')}"
             ),
-            user=user_of(request).get_name(),
             waive_link=lambda key: f"{home}findings/waive?{urlencode({'key': key})}",
             **shown,
         )
     )
     return HTMLResponse(content, status)
+
+
+def _copy(made: Response) -> Response:
+    """Each request adds headers of its own."""
+    return Response(made.body, made.status_code, media_type="text/html; charset=utf-8")
 
 
 async def _in_thread(function: Any, *arguments: Any) -> Response:
