@@ -20,7 +20,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from upkeep.connections import open_ledger
 from upkeep.incident.states import IncidentError
 from upkeep.ledger import waivers
-from upkeep.page import views
+from upkeep.page import openmetrics, views
 from upkeep.page.guard import airflow_path, form_of, form_token, guard, user_of, with_token
 from upkeep.page.shared import Shared
 from upkeep.platforms import Platform, read_all
@@ -83,7 +83,8 @@ def findings(request: Request) -> Response:
     reader, at = _reader(request), datetime.now(UTC)
     with open_ledger() as ledger:
         shown = views.findings(ledger, reader, views.Filter.of(request.query_params))
-    may = {platform.name for platform in reader.platforms if reader.may_waive(platform)}
+    waived = {row["platform"] for row in shown["waivers"]}
+    may = {platform.name for platform in reader.platforms if platform.name in waived and reader.may_waive(platform)}
     token = form_token(request)
     return with_token(request, _page(request, "findings", at, may=may, token=token, **shown), token)
 
@@ -124,6 +125,15 @@ def incident(request: Request, id: str) -> Response:
     if shown is None:
         raise HTTPException(404, "There is no such incident, or you may read none of its platform's Dags.")
     return _page(request, "incident", at, **shown)
+
+
+@pages.get("/metrics")
+def metrics(request: Request) -> Response:
+    """For Prometheus, which brings a bearer token."""
+    reader, at = _reader(request), datetime.now(UTC)
+    with open_ledger() as ledger:
+        content = openmetrics.text(ledger, reader, at, airflow_zone())
+    return Response(content, media_type=openmetrics.MEDIA_TYPE)
 
 
 # -- waiving ---------------------------------------------------------------------------------------------------

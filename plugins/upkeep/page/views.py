@@ -18,7 +18,7 @@ from upkeep.page.ask import ask, by_platform
 from upkeep.platforms import Platform
 from upkeep.windows.timetable import timetable
 
-MOST_FINDINGS, MOST_INCIDENTS, MOST_BACKUPS, MOST_WRONG = 200, 50, 30, 20
+MOST_FINDINGS, MOST_INCIDENTS, MOST_BACKUPS, MOST_WRONG = 100, 50, 30, 20
 
 RECENT = timedelta(days=14)
 """What went wrong before that is shown folded."""
