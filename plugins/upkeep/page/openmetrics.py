@@ -2,60 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
+from typing import Any
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from upkeep.ledger import Ledger
 from upkeep.page import backups, now, windows
 from upkeep.page.ask import ask
 from upkeep.page.views import STRIP_DAYS, Reader
 
-MEDIA_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
-
-Sample = tuple[Mapping[str, str], float]
+MEDIA_TYPE = CONTENT_TYPE_LATEST
 
 
-def text(ledger: Ledger, reader: Reader, at: datetime, zone: str) -> str:
+class _Gathered:
+    """As the library wants it: something that can be asked for its metrics."""
+
+    def __init__(self, metrics: Iterable[GaugeMetricFamily]) -> None:
+        self.metrics = list(metrics)
+
+    def collect(self) -> list[GaugeMetricFamily]:
+        return self.metrics
+
+
+def text(ledger: Ledger, reader: Reader, at: datetime, zone: str) -> bytes:
     """All metrics of the platforms that the reader may see."""
-    return "\n".join(
-        [*_findings(ledger, reader, at), *_windows(ledger, reader, at, zone), *_backups(ledger, reader, at), "# EOF\n"]
+    gathered: Any = _Gathered(
+        [*_findings(ledger, reader, at), *_windows(ledger, reader, at, zone), *_backups(ledger, reader, at)]
     )
+    # Its signature has no types.
+    content: bytes = generate_latest(gathered)  # type: ignore[no-untyped-call]
+    return content
 
 
-def _findings(ledger: Ledger, reader: Reader, at: datetime) -> Iterable[str]:
-    rows = ask(ledger, "open_by_severity", platforms=reader.names)
-    yield from _metric(
-        "upkeep_findings",
+def _findings(ledger: Ledger, reader: Reader, at: datetime) -> Iterator[GaugeMetricFamily]:
+    yield _gauge(
+        "findings",
         "Open findings; kind unknown is what could not be looked at.",
-        [
-            (
-                {
-                    "platform": row["platform"],
-                    "severity": row["severity"],
-                    "kind": row["kind"],
-                    "waived": str(row["waived"]).lower(),
-                },
-                row["number"],
-            )
-            for row in rows
-        ],
+        ["platform", "severity", "kind", "waived"],
+        (
+            ([row["platform"], row["severity"], row["kind"], str(row["waived"]).lower()], row["number"])
+            for row in ask(ledger, "open_by_severity", platforms=reader.names)
+        ),
     )
     states = now.how(ledger, reader.platforms, at)
-    yield from _metric(
-        "upkeep_incidents",
+    yield _gauge(
+        "incidents",
         "Incidents that somebody works on, without drills.",
-        [({"platform": name}, one.incidents) for name, one in states.items()],
+        ["platform"],
+        (([name], one.incidents) for name, one in states.items()),
     )
     # A platform that nobody has looked at has no sample: absent() finds it.
-    yield from _metric(
-        "upkeep_last_look_timestamp_seconds",
+    yield _gauge(
+        "last_look_timestamp",
         "When a run last recorded anything.",
-        [({"platform": name}, one.looked_at.timestamp()) for name, one in states.items() if one.looked_at],
+        ["platform"],
+        (([name], one.looked_at.timestamp()) for name, one in states.items() if one.looked_at),
         unit="seconds",
     )
 
 
-def _windows(ledger: Ledger, reader: Reader, at: datetime, zone: str) -> Iterable[str]:
+def _windows(ledger: Ledger, reader: Reader, at: datetime, zone: str) -> Iterator[GaugeMetricFamily]:
     owners = {
         dag_id: (platform.name, window)
         for platform in reader.platforms
@@ -63,56 +72,56 @@ def _windows(ledger: Ledger, reader: Reader, at: datetime, zone: str) -> Iterabl
     }
     timetable = {dag_id: window for dag_id, (_, window) in owners.items()}
     made = windows.calendars(ledger, timetable, at, back=timedelta(days=STRIP_DAYS), zone=zone)
-    yield from _metric(
-        "upkeep_windows",
+    yield _gauge(
+        "windows",
         f"Maintenance windows of the last {STRIP_DAYS} days, by what became of them.",
-        [
-            ({"platform": owners[dag_id][0], "dag_id": dag_id, "state": state}, count)
+        ["platform", "dag_id", "state"],
+        (
+            ([owners[dag_id][0], dag_id, state], count)
             for dag_id, calendar in made.items()
             if calendar.first_at
             for state, count in calendar.counts.items()
-        ],
+        ),
     )
 
 
-def _backups(ledger: Ledger, reader: Reader, at: datetime) -> Iterable[str]:
+def _backups(ledger: Ledger, reader: Reader, at: datetime) -> Iterator[GaugeMetricFamily]:
     proofs = backups.proofs(ledger, reader.platforms, at)
-    kept = [({"platform": name, "kind": one.kind}, one) for name, proof in proofs.items() for one in proof.kinds]
-    yield from _metric(
-        "upkeep_backup_newest_timestamp_seconds",
+    kept = [([name, one.kind], one) for name, proof in proofs.items() for one in proof.kinds]
+    yield _gauge(
+        "backup_newest_timestamp",
         "Of when the newest backup is.",
-        [(labels, one.newest_at.timestamp()) for labels, one in kept if one.newest_at],
+        ["platform", "kind"],
+        ((labels, one.newest_at.timestamp()) for labels, one in kept if one.newest_at),
         unit="seconds",
     )
-    yield from _metric(
-        "upkeep_backup_proved_timestamp_seconds",
+    yield _gauge(
+        "backup_proved_timestamp",
         "Of when the newest backup is that was restored and compared.",
-        [(labels, one.proved_at.timestamp()) for labels, one in kept if one.proved_at],
+        ["platform", "kind"],
+        ((labels, one.proved_at.timestamp()) for labels, one in kept if one.proved_at),
         unit="seconds",
     )
-    yield from _metric(
-        "upkeep_backup_loss_seconds",
-        "So much of the database's newest data would be lost now.",
-        [({"platform": name}, proof.loss_s) for name, proof in proofs.items() if proof.loss_s is not None],
+    yield _gauge(
+        "backup_loss",
+        "So much of the newest data of the database would be lost now.",
+        ["platform"],
+        (([name], proof.loss_s) for name, proof in proofs.items() if proof.loss_s is not None),
         unit="seconds",
     )
-    yield from _metric(
-        "upkeep_recovery_point_objective_seconds",
+    yield _gauge(
+        "recovery_point_objective",
         "So much may be lost: recovery.rpo of the platform file.",
-        [({"platform": name}, proof.promise_s) for name, proof in proofs.items() if proof.promise_s is not None],
+        ["platform"],
+        (([name], proof.promise_s) for name, proof in proofs.items() if proof.promise_s is not None),
         unit="seconds",
     )
 
 
-def _metric(name: str, said: str, samples: Iterable[Sample], *, unit: str = "") -> Iterable[str]:
-    yield f"# TYPE {name} gauge"
-    if unit:
-        yield f"# UNIT {name} {unit}"
-    yield f"# HELP {name} {said}"
-    for labels, value in samples:
-        named = ",".join(f'{label}="{_escaped(content)}"' for label, content in labels.items())
-        yield f"{name}{{{named}}} {value:g}" if isinstance(value, int) else f"{name}{{{named}}} {value!r}"
-
-
-def _escaped(content: str) -> str:
-    return content.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+def _gauge(
+    name: str, said: str, labels: list[str], samples: Iterable[tuple[list[str], float]], *, unit: str = ""
+) -> GaugeMetricFamily:
+    metric = GaugeMetricFamily(f"upkeep_{name}", said, labels=labels, unit=unit)
+    for values, value in samples:
+        metric.add_metric(values, value)
+    return metric
