@@ -69,12 +69,12 @@ def page_server(control: Home, directory: Path, platforms: Iterable[dict[str, An
         patch.setenv("AIRFLOW_CONN_UPKEEP_LEDGER", json.dumps(connection))
         patch.setenv("UPKEEP_PLATFORMS", str(files))
         settings.cache_clear()
-        prepare_airflow([f"{file.stem}_{dag}" for file in files.iterdir() for dag in DAGS])
-        from upkeep.page.app import build_app
+        with airflow_with(f"{file.stem}_{dag}" for file in files.iterdir() for dag in DAGS):
+            from upkeep.page.app import build_app
 
-        app = FastAPI()
-        app.mount("/upkeep", build_app())
-        yield PageServer(app, libpq(connection), files)
+            app = FastAPI()
+            app.mount("/upkeep", build_app())
+            yield PageServer(app, libpq(connection), files)
     settings.cache_clear()
 
 
@@ -83,23 +83,29 @@ def shop(name: str, **sections: Any) -> dict[str, Any]:
     return {"name": name, "title": name.replace("_", " ").title(), "severity": CLOCKS, **sections}
 
 
-def prepare_airflow(dag_ids: Iterable[str]) -> None:
-    """Airflow's tables, with exactly these Dags in them, and its auth manager."""
+@contextmanager
+def airflow_with(dag_ids: Iterable[str]) -> Iterator[None]:
+    """Airflow's tables, with these Dags in them until the end, and its auth manager."""
     from airflow.api_fastapi.app import init_auth_manager
     from airflow.models.dag import DagModel
     from airflow.models.dagbundle import DagBundleModel
     from airflow.utils import db
     from airflow.utils.session import create_session
-    from sqlalchemy import delete
+    from sqlalchemy import delete, select
 
     db.initdb()
     with create_session() as session:
         session.merge(DagBundleModel(name="page-tests"))
         session.flush()
-        session.execute(delete(DagModel).where(DagModel.bundle_name == "page-tests"))
-        for dag_id in dag_ids:
+        for dag_id in set(dag_ids) - set(session.scalars(select(DagModel.dag_id))):
             session.add(DagModel(dag_id=dag_id, bundle_name="page-tests", is_stale=False, max_active_tasks=1))
     init_auth_manager()
+    try:
+        yield
+    finally:
+        with create_session() as session:
+            session.execute(delete(DagModel).where(DagModel.bundle_name == "page-tests"))
+            session.execute(delete(DagBundleModel).where(DagBundleModel.name == "page-tests"))
 
 
 def token(role: str, name: str = "") -> str:

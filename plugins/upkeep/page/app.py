@@ -5,7 +5,8 @@ It reads what tasks have written and never asks a platform. No ``from __future__
 reads the annotations.
 """
 
-from collections.abc import Mapping
+import secrets
+from collections.abc import Callable, Hashable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -19,7 +20,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 
 from upkeep.connections import open_ledger
 from upkeep.incident.states import IncidentError
-from upkeep.ledger import waivers
+from upkeep.ledger import Ledger, waivers
 from upkeep.page import openmetrics, views
 from upkeep.page.guard import airflow_path, form_of, form_token, guard, user_of, with_token
 from upkeep.page.shared import Shared
@@ -34,7 +35,10 @@ from upkeep.windows.watch import airflow_zone
 pages = APIRouter()
 
 shared = Shared()
-"""The two pages that take the longest, for all who look at the same platforms at once."""
+"""The pages that are under way, for all who may see the same and ask for the same at once."""
+
+ANY_TOKEN = secrets.token_hex(16)
+"""Stands in a shared page where each reader's own token goes."""
 
 LENGTHS = {"1d": "a day", "7d": "a week", "14d": "two weeks", "30d": "30 days", "90d": "90 days"}
 """How long one may live with a finding."""
@@ -53,40 +57,31 @@ def build_app() -> FastAPI:
 def overview(request: Request) -> Response:
     reader = _reader(request)
 
-    def work() -> Response:
-        at = datetime.now(UTC)
-        with open_ledger() as ledger:
-            shown = views.overview(ledger, reader, at, airflow_zone())
+    def gather(ledger: Ledger, at: datetime) -> dict[str, Any]:
         broken = [file.file.name for file in read_all()[1]]
-        return _page(request, "overview", at, broken=broken, **shown)
+        return {**views.overview(ledger, reader, at, airflow_zone()), "broken": broken}
 
-    return _copy(shared.ask((airflow_path(request), *reader.names, *sorted(reader.dag_ids)), work))
+    return _shared(request, reader, "overview", gather)
 
 
 @pages.get("/platforms/{name}/")
 def platform(request: Request, name: str) -> Response:
     reader = _reader(request)
     own = _platform(reader, name)
-
-    def work() -> Response:
-        at = datetime.now(UTC)
-        with open_ledger() as ledger:
-            shown = views.one(ledger, reader, own, at, airflow_zone())
-        return _page(request, "platform", at, **shown)
-
-    question = (airflow_path(request), name, reader.may_waive(own), *sorted(reader.dag_ids))
-    return _copy(shared.ask(question, work))
+    return _shared(
+        request, reader, "platform", lambda ledger, at: views.one(ledger, reader, own, at, airflow_zone()), name
+    )
 
 
 @pages.get("/findings/")
 def findings(request: Request) -> Response:
-    reader, at = _reader(request), datetime.now(UTC)
-    with open_ledger() as ledger:
-        shown = views.findings(ledger, reader, views.Filter.of(request.query_params))
-    waived = {row["platform"] for row in shown["waivers"]}
-    may = {platform.name for platform in reader.platforms if platform.name in waived and reader.may_waive(platform)}
-    token = form_token(request)
-    return with_token(request, _page(request, "findings", at, may=may, token=token, **shown), token)
+    reader, wanted = _reader(request), views.Filter.of(request.query_params)
+
+    def gather(ledger: Ledger, at: datetime) -> dict[str, Any]:
+        return {**views.findings(ledger, reader, wanted), "may": reader.may_waive, "token": ANY_TOKEN}
+
+    made, token = _shared(request, reader, "findings", gather, wanted), form_token(request)
+    return with_token(request, _copy(made, token), token)
 
 
 @pages.get("/findings/waive")
@@ -108,23 +103,24 @@ async def take_back(request: Request, number: int) -> Response:
 
 @pages.get("/incidents/")
 def incidents(request: Request) -> Response:
-    reader, at = _reader(request), datetime.now(UTC)
-    with open_ledger() as ledger:
-        rows = views.incidents(ledger, reader)
-    return _page(request, "incidents", at, incidents=rows)
+    reader = _reader(request)
+    return _shared(request, reader, "incidents", lambda ledger, at: {"incidents": views.incidents(ledger, reader)})
 
 
 @pages.get("/incidents/{id}/")
 def incident(request: Request, id: str) -> Response:
-    reader, at = _reader(request), datetime.now(UTC)
-    try:
-        with open_ledger() as ledger:
+    reader = _reader(request)
+
+    def gather(ledger: Ledger, at: datetime) -> dict[str, Any]:
+        try:
             shown = views.incident(ledger, reader, id)
-    except IncidentError:
-        shown = None
-    if shown is None:
-        raise HTTPException(404, "There is no such incident, or you may read none of its platform's Dags.")
-    return _page(request, "incident", at, **shown)
+        except IncidentError:
+            shown = None
+        if shown is None:
+            raise HTTPException(404, "There is no such incident, or you may read none of its platform's Dags.")
+        return shown
+
+    return _shared(request, reader, "incident", gather, id)
 
 
 @pages.get("/metrics")
@@ -204,7 +200,7 @@ def _reader(request: Request) -> views.Reader:
     dag_ids = get_auth_manager().get_authorized_dag_ids(user=user, method="GET")
     good, _ = read_all()
     seen = [one for one in good if dag_ids & {*timetable(one), f"{one.name}_health_watch"}]
-    return views.Reader(seen, dag_ids, lambda platform: _may_waive(user, platform))
+    return views.Reader(seen, dag_ids, {platform.name for platform in seen if _may_waive(user, platform)})
 
 
 def _may_waive(user: Any, platform: Platform) -> bool:
@@ -222,7 +218,7 @@ def _may_waive(user: Any, platform: Platform) -> bool:
 
 
 def _must_be_allowed(reader: views.Reader, platform: Platform) -> None:
-    if not reader.may_waive(platform):
+    if platform.name not in reader.may_waive:
         people = platform.approvers.people or settings().approvers
         who = f"its approvers may: {', '.join(people)}" if people else "whoever may trigger its daily maintenance may"
         raise HTTPException(403, f"You may not waive findings of {platform.title}; {who}.")
@@ -259,9 +255,27 @@ def _page(request: Request, name: str, at: datetime, status: int = 200, **shown:
     return HTMLResponse(content, status)
 
 
-def _copy(made: Response) -> Response:
-    """Each request adds headers of its own."""
-    return Response(made.body, made.status_code, media_type="text/html; charset=utf-8")
+def _shared(
+    request: Request,
+    reader: views.Reader,
+    name: str,
+    gather: Callable[[Ledger, datetime], dict[str, Any]],
+    *asked: Hashable,
+) -> Response:
+    def work() -> Response:
+        at = datetime.now(UTC)
+        with open_ledger() as ledger:
+            shown = gather(ledger, at)
+        return _page(request, name, at, **shown)
+
+    may_see = (tuple(reader.names), frozenset(reader.dag_ids), frozenset(reader.may_waive))
+    return _copy(shared.ask((airflow_path(request), name, may_see, asked), work))
+
+
+def _copy(made: Response, token: str = ANY_TOKEN) -> Response:
+    """Each reader gets headers and a token of their own."""
+    content = bytes(made.body).replace(ANY_TOKEN.encode(), token.encode())
+    return Response(content, made.status_code, media_type="text/html; charset=utf-8")
 
 
 async def _in_thread(function: Any, *arguments: Any) -> Response:

@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from upkeep.errors import UpkeepError
 from upkeep.report.render import environment
+from upkeep.settings import settings
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:;"
@@ -103,7 +104,7 @@ def with_token(request: Request, response: Response, token: str) -> Response:
         path=f"{airflow_path(request)}/upkeep",
         httponly=True,
         samesite="strict",
-        secure=request.url.scheme == "https",
+        secure="https" in (request.url.scheme, urlsplit(settings().airflow_url).scheme),
     )
     return response
 
@@ -129,11 +130,13 @@ async def form_of(request: Request) -> dict[str, str]:
 
 
 def _same_site(request: Request, token: str) -> None:
-    said = request.headers.get("sec-fetch-site")
-    origin = request.headers.get("origin")
-    foreign = said not in (None, "same-origin", "none") or (
-        origin is not None and urlsplit(origin).netloc.lower() != request.headers.get("host", "").lower()
-    )
+    said, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    if said is not None:
+        foreign = said not in ("same-origin", "none")
+    else:
+        # Plain http: browsers tell the origin alone. A proxy may have changed the host.
+        ours = {request.headers.get("host", "").lower(), urlsplit(settings().airflow_url).netloc.lower()}
+        foreign = origin is not None and urlsplit(origin).netloc.lower() not in ours
     cookie = request.cookies.get(FORM_COOKIE, "")
     if foreign or not cookie or not secrets.compare_digest(cookie.encode(), token.encode()):
         raise HTTPException(403, "This form was not made by this page, or is old: load the page again and repeat it.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -32,8 +32,8 @@ class Reader:
 
     platforms: Sequence[Platform]
     dag_ids: Collection[str]
-    may_waive: Callable[[Platform], bool] = lambda platform: False
-    """Whether they may waive findings of one of them."""
+    may_waive: Collection[str] = ()
+    """Names of the platforms whose findings they may waive."""
 
     def timetable(self, platform: Platform) -> dict[str, Any]:
         """Of the Dags that they may read."""
@@ -155,15 +155,12 @@ def _findings(
     ledger: Ledger, reader: Reader, asked: Mapping[str, Any], platform: Platform | None = None
 ) -> list[dict[str, Any]]:
     rows = ask(ledger, "findings", **asked)
-    may: dict[str, bool] = {}
     for row in rows:
         own = platform or reader.platform(row["platform"])
         severity = Severity(row["severity"])
         row["level"] = {"severity": row["severity"], "name": own.severity_name(severity) if own else severity.value}
         row["title"] = own.title if own else row["platform"]
-        if own is not None and row["state"] == "open" and own.name not in may:
-            may[own.name] = reader.may_waive(own)
-        row["may_waive"] = row["state"] == "open" and may.get(row["platform"], False)
+        row["may_waive"] = row["state"] == "open" and row["platform"] in reader.may_waive
     return rows
 
 
