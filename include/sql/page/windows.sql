@@ -8,7 +8,8 @@
 -- Needs     the ledger, revision 0006
 
 with last_tries as (
-    select distinct on (c.dag_id, c.due_at, c.task_id, c.map_index)
+    -- The time first: most windows have one of their own, and names take longer to compare.
+    select distinct on (c.due_at, c.dag_id, c.task_id, c.map_index)
         c.dag_id,
         c.due_at,
         c.task_id,
@@ -26,7 +27,7 @@ with last_tries as (
         ) as made_up
     from claims as c
     where c.dag_id = any(%(dag_ids)s) and c.due_at >= %(since)s
-    order by c.dag_id, c.due_at, c.task_id, c.map_index, c.id desc
+    order by c.due_at, c.dag_id, c.task_id, c.map_index, c.id desc
 )
 
 select
@@ -42,5 +43,5 @@ select
     min(t.began_at) as began_at,
     max(t.ended_at) as ended_at
 from last_tries as t
-group by t.dag_id, t.due_at
-order by t.dag_id, t.due_at
+group by t.due_at, t.dag_id
+order by t.due_at, t.dag_id

@@ -144,6 +144,7 @@ class Day:
     """None: nothing was due."""
 
     said: str
+    """Which of them is not simply done."""
 
 
 def days(made: Iterable[Calendar], now: datetime, count: int = 14) -> list[Day]:
@@ -156,7 +157,7 @@ def days(made: Iterable[Calendar], now: datetime, count: int = 14) -> list[Day]:
     for back in reversed(range(count)):
         on = now.date() - timedelta(days=back)
         these = by_day.get(on, [])
-        said = ", ".join(f"{one.dag_id} {one.state}" for one in these)
+        said = ", ".join(f"{one.dag_id} {one.state}" for one in these if one.state != "done")
         found.append(Day(on, worst(one.state for one in these), said))
     return found
 
