@@ -7,17 +7,20 @@ import re
 from collections.abc import Iterator
 
 import httpx
+import psycopg
 import pytest
+from alembic import command
+from sqlalchemy import create_engine
 
 from sandbox.home import Home
 from sandbox.inboxes.client import Inbox
 from tests import alerts_inbox
 from tests.alerts_inbox import actions, bad, pass_time, shown
-from tests.conftest import run
-from tests.page_server import PageServer, page_server, shop
+from tests.conftest import fresh_ledger, libpq, run
+from tests.page_server import PageServer, page_server, shop, token
 from upkeep.alerts import tell
 from upkeep.findings import Severity, ok
-from upkeep.ledger import Ledger, waivers
+from upkeep.ledger import Ledger, migrate, waivers
 from upkeep.platforms import Platform, platform
 
 inboxes, inbox, studyspot = alerts_inbox.inboxes, alerts_inbox.inbox, alerts_inbox.studyspot
@@ -73,13 +76,13 @@ def test_who_may_run_its_maintenance_waives_a_finding_and_takes_it_back(server: 
         overview = jo.get("/upkeep/").text
         assert "No finding open" in overview
         assert "1 waived" in overview
-        token = re.search(r'name="form" value="([^"]+)"', text)
+        form = re.search(r'name="form" value="([^"]+)"', text)
         number = re.search(r"waivers/(\d+)/end", text)
-        assert token
+        assert form
         assert number
-        assert jo.post(f"/upkeep/waivers/{number[1]}/end", data={"form": token[1]}).status_code == 303
+        assert jo.post(f"/upkeep/waivers/{number[1]}/end", data={"form": form[1]}).status_code == 303
         assert "1 finding open, worst P1" in jo.get("/upkeep/").text
-        assert jo.post(f"/upkeep/waivers/{number[1]}/end", data={"form": token[1]}).status_code == 409
+        assert jo.post(f"/upkeep/waivers/{number[1]}/end", data={"form": form[1]}).status_code == 409
     (row,) = ledger.rows("select owner, ended_by, severity from waivers")
     assert row == {"owner": "jo", "ended_by": "jo", "severity": "P1"}
 
@@ -149,6 +152,22 @@ def test_the_cookie_of_the_forms_is_for_nobody_else(server: PageServer, ledger: 
         cookie = admin.get("/upkeep/findings/").headers["set-cookie"].lower()
     for said in ("httponly", "samesite=strict", "path=/upkeep"):
         assert said in cookie
+
+
+@pytest.mark.parametrize("planted", ['x"><b>', "short", "a" * 44])
+def test_a_cookie_that_somebody_planted_is_not_taken_for_ours(server: PageServer, ledger: Ledger, planted: str) -> None:
+    found(ledger)
+    headers = {"cookie": f"_token={token('ADMIN')}; upkeep_form={planted}", "accept": "text/html"}
+    with server.browser() as client:
+        for path in ("findings/", f"findings/waive?key={KEY}"):
+            answer = client.get(f"/upkeep/{path}", headers=headers)
+            assert answer.status_code == 200
+            assert planted not in answer.text
+        asked = {"key": KEY, "reason": WHY, "for": "1d", "form": planted}
+        assert client.post("/upkeep/findings/waive", data=asked, headers=headers).status_code == 403
+        headers["authorization"] = "Bearer "
+        assert client.post("/upkeep/findings/waive", data=asked, headers=headers).status_code == 403
+    assert ledger.rows("select 1 from waivers") == []
 
 
 @pytest.mark.parametrize(
@@ -259,3 +278,20 @@ def test_a_waiver_does_not_change_what_the_task_and_its_record_say(ledger: Ledge
     waive(ledger)
     assert ledger.red_tasks("studyspot_daily_maintenance", "manual__1", Severity.P2) == {"health"}
     assert json.loads(json.dumps(ledger.rows("select state from findings"))) == [{"state": "open"}]
+
+
+def test_a_ledger_can_go_back_and_tells_what_a_waiver_held(control: Home) -> None:
+    with fresh_ledger(control) as connection, Ledger(libpq(connection)) as ledger:
+        found(ledger)
+        waive(ledger)
+        with ledger.transaction() as opened:
+            opened.execute("update findings set held = 'waiver 1'")
+        engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(libpq(connection)))
+        with engine.begin() as to:
+            config = migrate._config()
+            config.attributes["connection"] = to
+            command.downgrade(config, "0007")
+        engine.dispose()
+        assert ledger.rows("select held from findings") == [{"held": "silence 0"}], "no such silence: it is let go"
+        migrate.migrate(libpq(connection))
+        assert ledger.rows("select 1 from waivers") == []

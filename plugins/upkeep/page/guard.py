@@ -5,6 +5,7 @@ An app that a plugin mounts is public unless it guards itself. No ``from __futur
 annotations.
 """
 
+import re
 import secrets
 from collections.abc import Mapping
 from typing import Any
@@ -31,6 +32,9 @@ HEADERS = {
 }
 
 FORM_COOKIE, FORM_FIELD = "upkeep_form", "form"
+
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
+"""Whatever else is in that cookie was not put there by us."""
 
 MOST_FORM_BYTES = 20_000
 
@@ -73,6 +77,7 @@ async def _user(request: Request) -> Any:
     bearer = None
     if scheme.lower() == "bearer" and token:
         bearer = HTTPAuthorizationCredentials(scheme="Bearer", credentials=token.strip())
+    request.state.upkeep_bearer = bearer is not None
     return await get_user(request, None, bearer)
 
 
@@ -94,7 +99,8 @@ def _log_in(request: Request, refused: HTTPException) -> Response:
 
 def form_token(request: Request) -> str:
     """What a form of ours carries; the same is in a cookie that no other site can read or send."""
-    return request.cookies.get(FORM_COOKIE) or secrets.token_urlsafe(32)
+    kept = request.cookies.get(FORM_COOKIE, "")
+    return kept if _TOKEN.fullmatch(kept) else secrets.token_urlsafe(32)
 
 
 def with_token(request: Request, response: Response, token: str) -> Response:
@@ -124,7 +130,7 @@ async def form_of(request: Request) -> dict[str, str]:
             raise HTTPException(413, f"A form has at most {MOST_FORM_BYTES} bytes.")
     fields = {name: values[-1] for name, values in parse_qs(content.decode("utf-8", "replace")).items()}
     # A token in the header is nothing that a browser adds by itself.
-    if not request.headers.get("authorization", "").lower().startswith("bearer "):
+    if not request.state.upkeep_bearer:
         _same_site(request, fields.pop(FORM_FIELD, ""))
     return fields
 
@@ -138,7 +144,7 @@ def _same_site(request: Request, token: str) -> None:
         ours = {request.headers.get("host", "").lower(), urlsplit(settings().airflow_url).netloc.lower()}
         foreign = origin is not None and urlsplit(origin).netloc.lower() not in ours
     cookie = request.cookies.get(FORM_COOKIE, "")
-    if foreign or not cookie or not secrets.compare_digest(cookie.encode(), token.encode()):
+    if foreign or not _TOKEN.fullmatch(cookie) or not secrets.compare_digest(cookie.encode(), token.encode()):
         raise HTTPException(403, "This form was not made by this page, or is old: load the page again and repeat it.")
 
 
