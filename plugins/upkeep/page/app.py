@@ -6,7 +6,8 @@ reads the annotations.
 """
 
 import secrets
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -68,6 +69,7 @@ def overview(request: Request) -> Response:
 def platform(request: Request, name: str) -> Response:
     reader = _reader(request)
     own = _platform(reader, name)
+    reader = _who_waives(request, reader, [own])
     return _shared(
         request, reader, "platform", lambda ledger, at: views.one(ledger, reader, own, at, airflow_zone()), name
     )
@@ -76,6 +78,7 @@ def platform(request: Request, name: str) -> Response:
 @pages.get("/findings/")
 def findings(request: Request) -> Response:
     reader, wanted = _reader(request), views.Filter.of(request.query_params)
+    reader = _who_waives(request, reader, reader.platforms)
 
     def gather(ledger: Ledger, at: datetime) -> dict[str, Any]:
         return {**views.findings(ledger, reader, wanted), "may": reader.may_waive, "token": ANY_TOKEN}
@@ -144,7 +147,7 @@ def _waive_form(
         if not rows:
             raise HTTPException(404, "There is no such finding.")
         own = _platform(reader, rows[0]["platform"])
-        _must_be_allowed(reader, own)
+        _must_be_allowed(request, own)
         shown = views.finding(ledger, reader, own, key)
     if shown is None:
         raise HTTPException(404, "There is no such finding.")
@@ -163,7 +166,7 @@ def _waive(request: Request, fields: Mapping[str, str]) -> Response:
         rows = ledger.rows("select platform from findings where key = %s", [key.replace("\0", "")[:2000]])
         if not rows:
             raise HTTPException(404, "There is no such finding.")
-        _must_be_allowed(reader, _platform(reader, rows[0]["platform"]))
+        _must_be_allowed(request, _platform(reader, rows[0]["platform"]))
         try:
             until = parse_duration(length)
         except ValueError as wrong:
@@ -185,7 +188,7 @@ def _take_back(request: Request, number: int) -> Response:
         if not rows:
             raise HTTPException(404, "There is no such waiver.")
         own = _platform(reader, rows[0]["platform"])
-        _must_be_allowed(reader, own)
+        _must_be_allowed(request, own)
         if not waivers.take_back(ledger, number, user_of(request).get_name()):
             raise HTTPException(409, "It was over already.")
     return RedirectResponse(f"{airflow_path(request)}/upkeep/findings/?{urlencode({'platform': own.name})}", 303)
@@ -200,7 +203,13 @@ def _reader(request: Request) -> views.Reader:
     dag_ids = get_auth_manager().get_authorized_dag_ids(user=user, method="GET")
     good, _ = read_all()
     seen = [one for one in good if dag_ids & {*timetable(one), f"{one.name}_health_watch"}]
-    return views.Reader(seen, dag_ids, {platform.name for platform in seen if _may_waive(user, platform)})
+    return views.Reader(seen, dag_ids)
+
+
+def _who_waives(request: Request, reader: views.Reader, platforms: Iterable[Platform]) -> views.Reader:
+    """Asked for these alone: some auth managers ask a server each time."""
+    may = {platform.name for platform in platforms if _may_waive(user_of(request), platform)}
+    return replace(reader, may_waive=may)
 
 
 def _may_waive(user: Any, platform: Platform) -> bool:
@@ -217,8 +226,8 @@ def _may_waive(user: Any, platform: Platform) -> bool:
     )
 
 
-def _must_be_allowed(reader: views.Reader, platform: Platform) -> None:
-    if platform.name not in reader.may_waive:
+def _must_be_allowed(request: Request, platform: Platform) -> None:
+    if not _may_waive(user_of(request), platform):
         people = platform.approvers.people or settings().approvers
         who = f"its approvers may: {', '.join(people)}" if people else "whoever may trigger its daily maintenance may"
         raise HTTPException(403, f"You may not waive findings of {platform.title}; {who}.")
