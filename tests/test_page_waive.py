@@ -295,3 +295,10 @@ def test_a_ledger_can_go_back_and_tells_what_a_waiver_held(control: Home) -> Non
         assert ledger.rows("select held from findings") == [{"held": "silence 0"}], "no such silence: it is let go"
         migrate.migrate(libpq(connection))
         assert ledger.rows("select 1 from waivers") == []
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "9" * 30, "x"])
+def test_a_waiver_that_does_not_exist_cannot_be_taken_back(server: PageServer, ledger: Ledger, number: str) -> None:
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    answer = server.program("ADMIN").post(f"/upkeep/waivers/{number}/end", headers=form)
+    assert answer.status_code in (404, 422)
