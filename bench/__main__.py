@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.backup import backup
+from bench.page import page
 from bench.parse import parse
 from bench.plan import plan
 from bench.reindex import reindex
@@ -25,6 +26,7 @@ CONTESTS: dict[str, tuple[Callable[..., dict[str, Any]], float]] = {
     "vacuum": (vacuum, 0.5),
     "stall": (stall, 0.02),
     "plan": (plan, 1.0),
+    "page": (page, 1.0),
     "backup": (backup, 0.2),
     "restore": (restore, 0.6),
 }
