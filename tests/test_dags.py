@@ -95,7 +95,8 @@ AIRFLOW_SIDE = {
     "__main__.py", "connections.py", "defaults.py", "hooks.py", "operators.py", "setup.py", "watcher.py",
     # Asks which Dag is wanted, so that a task's process reads one platform file.
     "platforms/load.py",
-    "alerts/operators.py", "alerts/tell.py", "alerts/callbacks.py", "alerts/senders.py", "alerts/by_hand.py", "backup/by_hand.py",
+    "alerts/operators.py", "alerts/tell.py", "alerts/callbacks.py", "alerts/senders.py", "alerts/by_hand.py",
+    "backup/by_hand.py",
     "alerts/reconcile.py", "alerts/lifesign.py", "alerts/mail.py", "doctor/channels.py",
     "report/storage.py", "report/page.py", "report/operators.py", "page/app.py", "page/guard.py",
     "health/operators.py", "logs/operators.py", "cleanup/operators.py", "postgres/operators.py",
