@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+from functools import partial
 from typing import Any
 
 import pytest
 
+from sandbox.home import REPOSITORY
 from sandbox.inboxes.client import Inbox
 from tests import alerts_inbox
 from tests.alerts_inbox import actions, altered, bad, pass_time, shown
 from tests.conftest import run
 from upkeep.alerts import tell
+from upkeep.alerts.messages import messages_for
 from upkeep.findings import Severity, ok
 from upkeep.ledger import Ledger
 from upkeep.platforms import Platform
@@ -140,6 +146,41 @@ def test_slack_that_posts_and_never_says_so_is_not_made_to_post_twice(
     assert [row["answer"].split(" ")[0] for row in ledger.rows(
         "select answer from deliveries as d join outbox as o on o.id = d.outbox_id"
         " where channel = 'slack' and delivered order by d.id")] == ["had", "posted"]  # fmt: skip
+
+
+DELIVERS = """
+import sys
+from tests.dying import die_at
+from upkeep.alerts import tell
+from upkeep.ledger import Ledger, Run, outbox
+
+die_at(outbox, "_delivered", count=int(sys.argv[2]))
+with Ledger(sys.argv[1]) as ledger:
+    tell.deliver_all(ledger, Run(platform="upkeep", dag_id="d", run_id="r", task_id="t"))
+"""
+
+
+def test_a_deliverer_killed_between_the_answer_and_its_commit_says_nothing_twice(
+    inbox: Inbox, ledger: Ledger, ledger_conninfo: str, studyspot: Platform, clock: Clock
+) -> None:
+    # As if the task that found it had died before it told anybody.
+    ledger.record(run(1), [bad()], partial(messages_for, studyspot))
+    # First within the first message, then within the second.
+    for killed, pending in ((1, 2), (2, 1)):
+        done = subprocess.run(
+            [sys.executable, "-c", DELIVERS, ledger_conninfo, str(killed)],
+            cwd=REPOSITORY, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        (row,) = ledger.rows("select count(*) as n from outbox where state = 'pending'")
+        assert row["n"] == pending, "told, and not on record"
+    assert (len(inbox.slack()), len(inbox.incidents())) == (1, 1)
+    clock.goes_on(3)
+    (trigger,) = inbox.slack()
+    assert [incident["key"] for incident in inbox.incidents()] == ["studyspot/redis_memory"]
+    tell.record(studyspot, run(2), [FINE])
+    assert inbox.slack()[1]["thread_ts"] == trigger["ts"]
+    assert ledger.rows("select 1 from outbox where state <> 'delivered'") == []
 
 
 def test_the_end_of_an_alert_stands_below_it_and_marks_it(inbox: Inbox, ledger: Ledger, studyspot: Platform) -> None:

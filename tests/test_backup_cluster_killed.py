@@ -21,25 +21,17 @@ from upkeep.backup.physical.source import BASES, LOG
 from upkeep.ledger import Ledger
 
 WORKS = """
-import json, os, signal, sys
+import json, sys
 from pathlib import Path
 import boto3
 from botocore.config import Config
+from tests.dying import die_at
 from upkeep.backup import manifest, programs, scratch, store, sweeping, verification
 from upkeep.backup.physical import base, proving, recovering, source, wal
 from upkeep.ledger import Ledger, Run
 
 said = json.loads(sys.argv[1])
 store.PART = 100_000
-
-def die_at(module, name, *, count=1):
-    original, calls = getattr(module, name), []
-    def dies(*arguments, **named):
-        calls.append(1)
-        if len(calls) == count:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(*arguments, **named)
-    setattr(module, name, dies)
 
 STEPS = {
     "part on its way": lambda: die_at(store._Upload, "_put", count=2),
@@ -94,7 +86,7 @@ class Worker:
     def __call__(self, does: str, dies: str = "", id: str = "") -> str:
         """What the worker printed, or the state of its action when it was killed."""
         command = [sys.executable, "-c", WORKS, json.dumps({**self.said, "does": does, "dies": dies, "id": id})]
-        env = {"PYTHONPATH": "plugins", "PATH": "/usr/bin:/bin"}
+        env = {"PYTHONPATH": ".:plugins", "PATH": "/usr/bin:/bin"}
         done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)
         if not dies:
             assert done.returncode == 0, done.stderr

@@ -22,23 +22,12 @@ WORKS = """
 import json, os, signal, sys, time, traceback
 import boto3
 from botocore.config import Config
+from tests.dying import die_at
 from upkeep.backup import manifest, records
 from upkeep.backup.files import work
 from upkeep.backup.files.copying import Copier
 from upkeep.backup.store import Store
 from upkeep.ledger import Ledger, Run
-
-def die_at(module, name, *, after=False, count=1):
-    original, calls = getattr(module, name), []
-    def dies(*arguments, **named):
-        calls.append(1)
-        if len(calls) == count and not after:
-            os.kill(os.getpid(), signal.SIGKILL)
-        value = original(*arguments, **named)
-        if len(calls) == count:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return value
-    setattr(module, name, dies)
 
 STEPS = {
     "plan stored and nothing copied": lambda: die_at(work, "copy"),
@@ -84,7 +73,7 @@ for line in sys.stdin:
 @pytest.fixture(scope="module")
 def worker() -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [sys.executable, "-c", WORKS], cwd=REPOSITORY / "plugins",
+        [sys.executable, "-c", WORKS], cwd=REPOSITORY,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     yield process

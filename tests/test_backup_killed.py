@@ -26,27 +26,16 @@ from upkeep.ledger import Ledger
 SERVER = BackupServer
 
 WORKS = """
-import json, os, signal, sys
+import json, sys
 from pathlib import Path
 import boto3
 from botocore.config import Config
+from tests.dying import die_at
 from upkeep.backup import content, dump, manifest, programs, reading, restoring, scratch, store, sweeping, verification
 from upkeep.ledger import Ledger, Run
 
 said = json.loads(sys.argv[1])
 store.PART = 100_000
-
-def die_at(module, name, *, after=False, count=1):
-    original, calls = getattr(module, name), []
-    def dies(*arguments, **named):
-        calls.append(1)
-        if len(calls) == count and not after:
-            os.kill(os.getpid(), signal.SIGKILL)
-        value = original(*arguments, **named)
-        if len(calls) == count:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return value
-    setattr(module, name, dies)
 
 STEPS = {
     "snapshot exported": lambda: die_at(content, "exported", after=True),
@@ -114,7 +103,7 @@ class Worker:
         done = subprocess.run(
             command,
             cwd=REPOSITORY,
-            env={"PYTHONPATH": "plugins", "PATH": "/usr/bin:/bin"},
+            env={"PYTHONPATH": ".:plugins", "PATH": "/usr/bin:/bin"},
             capture_output=True,
             text=True,
         )
@@ -203,7 +192,7 @@ def test_a_full_disk_is_not_blamed_on_the_backup(server: BackupServer, worker: W
             *("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, str(worker.parent)),
             *(sys.executable, "-c", WORKS, json.dumps({**worker.said, "dies": "", "verify": backup.id})),
         ],
-        cwd=REPOSITORY, env={"PYTHONPATH": "plugins", "PATH": "/usr/bin:/bin"}, capture_output=True, text=True,
+        cwd=REPOSITORY, env={"PYTHONPATH": ".:plugins", "PATH": "/usr/bin:/bin"}, capture_output=True, text=True,
     )  # fmt: skip
     # It may be full while the cluster is made or while it is filled; neither is a fault of the backup.
     assert re.search(r"(ScratchError|ProgramError): ", done.stderr), done

@@ -24,24 +24,13 @@ import json, os, signal, sys, time, traceback
 from datetime import UTC, datetime, timedelta
 import boto3
 from botocore.config import Config
+from tests.dying import die_at
 from upkeep.backup import records
 from upkeep.backup.retention import work
 from upkeep.backup.retention.choose import NO_GENERATIONS, Rules
 from upkeep.backup.retention.known import Place
 from upkeep.backup.store import Store
 from upkeep.ledger import Ledger, Run
-
-def die_at(module, name, *, after=False, count=1):
-    original, calls = getattr(module, name), []
-    def dies(*arguments, **named):
-        calls.append(1)
-        if len(calls) == count and not after:
-            os.kill(os.getpid(), signal.SIGKILL)
-        value = original(*arguments, **named)
-        if len(calls) == count:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return value
-    setattr(module, name, dies)
 
 STEPS = {
     "plan stored and nothing begun": lambda: die_at(work, "_steps"),
@@ -145,7 +134,7 @@ class Case:
 @pytest.fixture(scope="module")
 def worker() -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [sys.executable, "-c", WORKS], cwd=REPOSITORY / "plugins",
+        [sys.executable, "-c", WORKS], cwd=REPOSITORY,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     yield process

@@ -29,6 +29,7 @@ import json, os, signal, sys
 from pathlib import Path
 import boto3
 from botocore.config import Config
+from tests.dying import die_at
 from upkeep.backup import restoring, store
 from upkeep.backup.restore import choose, form, job, load, places, record, replay, swap, target
 from upkeep.ledger import Ledger, Run
@@ -37,18 +38,6 @@ from upkeep.postgres import session
 
 said = json.loads(sys.argv[1])
 store.CHUNK = 4096
-
-def die_at(module, name, *, after=False, count=1):
-    original, calls = getattr(module, name), []
-    def dies(*arguments, **named):
-        calls.append(1)
-        if len(calls) == count and not after:
-            os.kill(os.getpid(), signal.SIGKILL)
-        value = original(*arguments, **named)
-        if len(calls) == count:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return value
-    setattr(module, name, dies)
 
 def half_loaded():
     original = load._feed
@@ -121,7 +110,7 @@ class Worker:
         done = subprocess.run(
             [sys.executable, "-c", WORKS, json.dumps({**self.said, "dies": dies})],
             cwd=REPOSITORY,
-            env={"PYTHONPATH": "plugins", "PATH": "/usr/bin:/bin"},
+            env={"PYTHONPATH": ".:plugins", "PATH": "/usr/bin:/bin"},
             capture_output=True,
             text=True,
         )

@@ -23,25 +23,14 @@ from upkeep.retention.archive import Archive
 from upkeep.retention.job import Job, carry_out
 
 WORKS = """
-import json, os, signal, sys
+import json, sys
+from tests.dying import die_at
 from upkeep.ledger import Ledger, Run
 from upkeep.platforms.database import Deletion, Postgres, Retention, Table
 from upkeep.retention import archive, deleting, dropping, job, progress, records
 
 said = json.loads(sys.argv[1])
 deleting.AGAIN_S = 0
-
-def die_at(module, name, *, after=False, count=1):
-    original, calls = getattr(module, name), []
-    def dies(*arguments, **named):
-        calls.append(1)
-        if len(calls) == count and not after:
-            os.kill(os.getpid(), signal.SIGKILL)
-        value = original(*arguments, **named)
-        if len(calls) == count:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return value
-    setattr(module, name, dies)
 
 STEPS = {
     "before anything": lambda: die_at(deleting._Work, "run"),

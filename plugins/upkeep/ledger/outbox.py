@@ -96,6 +96,7 @@ select id, key, platform, channel, event, severity, payload, attempts, extract(e
 from outbox as o
 where state = 'pending' and next_attempt_at <= clock_timestamp()
     and (%(keys)s::text[] is null or key = any(%(keys)s))
+    and (%(id)s::bigint is null or id = %(id)s)
     -- Yesterday's change is no news.
     and not (event = 'change' and created_at < clock_timestamp() - interval '1 day')
     -- Whoever is down is asked once, not once per message.
@@ -122,13 +123,18 @@ def deliver(
     counts = {"delivered": 0, "put off": 0, "refused": 0}
     began = time.monotonic()
     down: list[str] = []
+    due = {"keys": list(keys) if keys is not None else None, "down": down}
     for _ in range(most):
         if time.monotonic() - began > budget_s:
             break
+        id = _begin(ledger, due)
+        if id is None:
+            break
         with ledger.transaction() as connection:
-            row = connection.execute(_DUE, {"keys": list(keys) if keys is not None else None, "down": down}).fetchone()
+            row = connection.execute(_DUE, {**due, "id": id}).fetchone()
             if row is None:
-                break
+                # Another deliverer was quicker.
+                continue
             message = Message(
                 key=row["key"],
                 platform=row["platform"],
@@ -137,7 +143,7 @@ def deliver(
                 severity=row["severity"],
                 payload=row["payload"],
                 id=row["id"],
-                attempts=row["attempts"],
+                attempts=row["attempts"] - 1,
                 created_s=float(row["created_s"]),
                 thread=Thread(*row["thread"]) if row["thread"] else None,
             )
@@ -157,12 +163,22 @@ def deliver(
     return counts
 
 
+def _begin(ledger: Ledger, due: Mapping[str, Any]) -> int | None:
+    """
+    Count the attempt before it is made: whoever comes after a deliverer that was killed knows that it may have arrived.
+
+    Nothing is claimed by it. Of two that begin the same message one sends it.
+    """
+    with ledger.transaction() as connection:
+        row = connection.execute(_DUE, {**due, "id": None}).fetchone()
+        if row is None:
+            return None
+        connection.execute("update outbox set attempts = attempts + 1 where id = %s", [row["id"]])
+        return int(row["id"])
+
+
 def _delivered(connection: Connection, id: int, answer: str) -> None:
-    connection.execute(
-        "update outbox set state = 'delivered', delivered_at = clock_timestamp(), attempts = attempts + 1"
-        " where id = %s",
-        [id],
-    )
+    connection.execute("update outbox set state = 'delivered', delivered_at = clock_timestamp() where id = %s", [id])
     connection.execute(
         "insert into deliveries (outbox_id, delivered, answer) values (%s, true, %s)", [id, answer[:1000]]
     )
@@ -170,10 +186,9 @@ def _delivered(connection: Connection, id: int, answer: str) -> None:
 
 def _put_off(connection: Connection, row: Mapping[str, Any], failure: NotDelivered) -> None:
     # 15 s, 30 s, 1 min … 15 min, unless the channel said when.
-    wait_s = failure.retry_after_s or min(15 * 2 ** row["attempts"], 900)
+    wait_s = failure.retry_after_s or min(15 * 2 ** (row["attempts"] - 1), 900)
     connection.execute(
-        "update outbox set attempts = attempts + 1, state = %s,"
-        " next_attempt_at = clock_timestamp() + make_interval(secs => %s) where id = %s",
+        "update outbox set state = %s, next_attempt_at = clock_timestamp() + make_interval(secs => %s) where id = %s",
         ["failed" if failure.permanent else "pending", wait_s, row["id"]],
     )
     connection.execute(
