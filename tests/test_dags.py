@@ -101,7 +101,7 @@ AIRFLOW_SIDE = {
     "report/storage.py", "report/page.py", "report/operators.py", "page/app.py", "page/guard.py",
     "health/operators.py", "logs/operators.py", "cleanup/operators.py", "postgres/operators.py",
     "postgres/advice/operators.py", "postgres/reindex/operators.py", "retention/operators.py",
-    "incident/operators.py", "incident/deeds.py",
+    "incident/operators.py", "incident/deeds.py", "incident/update.py",
     "backup/operators.py", "backup/retention/operators.py", "backup/files/operators.py",
     "backup/configuration/operators.py", "backup/physical/operators.py", "backup/restore/operators.py",
     "backup/restore/deeds.py", "approval.py",

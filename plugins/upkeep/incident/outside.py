@@ -77,6 +77,16 @@ def page(client: httpx.Client, ledger: Ledger, incident: Incident, platform: Pla
     return find(ledger, incident.id)
 
 
+def status(client: httpx.Client, id: str) -> str:
+    """``triggered``, ``acknowledged`` or ``resolved``."""
+    return str(_get(client, f"/incidents/{id}")["incident"]["status"])
+
+
+def set_status(client: httpx.Client, id: str, status: str) -> None:
+    """``acknowledged`` or ``resolved``; what is resolved stays so."""
+    _checked(client.put(f"/incidents/{id}", json={"incident": {"type": "incident_reference", "status": status}}))
+
+
 def _service(client: httpx.Client, platform: Platform) -> str:
     services = _get(client, "/services", query=platform.name, limit="100")["services"]
     names = {str(one.get("summary") or one.get("name")).lower(): one["id"] for one in services}
@@ -151,6 +161,11 @@ def archive(client: Any, ledger: Ledger, incident: Incident) -> None:
         note(ledger, incident.id, ACTOR, "slack archived", f"archived #{incident.channel_name}")
 
 
+def archived(client: Any, channel: str) -> bool:
+    """Whether nobody can write into it any longer."""
+    return bool(client.conversations_info(channel=channel)["channel"].get("is_archived"))
+
+
 def _slack_steps(ledger: Ledger, incident: Incident) -> list[dict[str, Any]]:
     return ledger.rows("select kind from timeline where incident_id = %s and kind ~ '^slack '", [incident.id])
 
@@ -199,24 +214,32 @@ def _invite(client: Any, channel: str, email: str) -> bool:
 
 
 def _summary(client: Any, platform: Platform, incident: Incident) -> str:
-    """The first message; one that was posted by an attempt without an answer is found again and pinned."""
+    """The first message, pinned."""
     from slack_sdk.errors import SlackApiError
 
     mark = {"event_type": "upkeep_incident", "event_payload": {"incident": incident.id}}
-    found = client.conversations_history(channel=incident.channel_id, limit=200, include_all_metadata=True)
-    ts = next((one["ts"] for one in found["messages"] if one.get("metadata") == mark), None)
-    if ts is None:
-        head = f"{platform.title} {platform.severity_name(incident.severity)}: {incident.title}"
-        blocks = [section(f":fire: *{escape(cut(head, 2500))}*")]
-        if incident.description:
-            blocks.append(section(escape(cut(incident.description, 2500))))
-        blocks.append(section(f"Everything that happens is kept under `{incident.id}`. Say here who leads."))
-        ts = client.chat_postMessage(
-            channel=incident.channel_id, text=escape(cut(head, 3000)), blocks=blocks, metadata=mark
-        )["ts"]
+    head = f"{platform.title} {platform.severity_name(incident.severity)}: {incident.title}"
+    blocks = [section(f":fire: *{escape(cut(head, 2500))}*")]
+    if incident.description:
+        blocks.append(section(escape(cut(incident.description, 2500))))
+    blocks.append(section(f"Everything that happens is kept under `{incident.id}`. Say here who leads."))
+    ts = post_once(client, str(incident.channel_id), escape(cut(head, 3000)), blocks, mark)
     try:
         client.pins_add(channel=incident.channel_id, timestamp=ts)
     except SlackApiError as refused:
         if refused.response.get("error") != "already_pinned":
             raise
-    return str(ts)
+    return ts
+
+
+def post_once(client: Any, channel: str, text: str, blocks: list[dict[str, Any]], mark: dict[str, Any]) -> str:
+    """
+    Post, unless an attempt that heard no answer has; the message's ``ts``.
+
+    :param mark: Slack's metadata, by which the message is known again.
+    """
+    found = client.conversations_history(channel=channel, limit=200, include_all_metadata=True)
+    for one in found["messages"]:
+        if one.get("metadata") == mark:
+            return str(one["ts"])
+    return str(client.chat_postMessage(channel=channel, text=text, blocks=blocks, metadata=mark)["ts"])

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from upkeep.alerts.messages import cut
 from upkeep.alerts.redact import redact, redact_all
@@ -107,8 +107,12 @@ def find(ledger: Ledger, id: str) -> Incident:
     return incident_of(rows[0])
 
 
-def become(ledger: Ledger, id: str, to: State, *, actor: str, said: str = "", review: bool) -> Incident:
-    """Move it on, and say so in the timeline. :raises IncidentError: that does not follow."""
+def become(ledger: Ledger, id: str, to: State, *, actor: str, said: str = "", review: bool, run: str = "") -> Incident:
+    """
+    Move it on, and say so in the timeline.
+
+    :param run: of whoever does it, kept in the line's facts. :raises IncidentError: that does not follow.
+    """
     with ledger.transaction() as connection:
         row = connection.execute("select * from incidents where id = %s for update", [id]).fetchone()
         if row is None:
@@ -122,7 +126,7 @@ def become(ledger: Ledger, id: str, to: State, *, actor: str, said: str = "", re
             [to, id],
         ).fetchone()
         assert changed is not None
-        append(connection, id, actor, to, redact(said) or f"it is {to}", {"before": row["state"]})
+        append(connection, id, actor, to, redact(said) or f"it is {to}", {"before": row["state"], "run": run})
     return incident_of(changed)
 
 
@@ -158,7 +162,7 @@ def tampered(ledger: Ledger, id: str) -> int | None:
 
 def clocks(ledger: Ledger, incident: Incident) -> Clocks:
     """What the timers need, from the timeline."""
-    kinds: tuple[Kind, ...] = ("unacknowledged", "unresolved", "update", "review_due")
+    kinds: tuple[Kind | Literal["said"], ...] = ("unacknowledged", "unresolved", "update", "review_due", "said")
     rows = ledger.rows(
         "select kind, count(*) as times, max(at) as last from timeline where incident_id = %s and kind = any(%s)"
         " group by kind",
@@ -169,8 +173,9 @@ def clocks(ledger: Ledger, incident: Incident) -> Clocks:
         severity=incident.severity,
         declared_at=incident.declared_at,
         resolved_at=incident.resolved_at,
-        told={row["kind"]: row["times"] for row in rows},
-        updated_at=next((row["last"] for row in rows if row["kind"] == "update"), None),
+        told={row["kind"]: row["times"] for row in rows if row["kind"] != "said"},
+        # Who has just been told is not asked to tell.
+        updated_at=max((row["last"] for row in rows if row["kind"] in ("update", "said")), default=None),
     )
 
 
