@@ -15,7 +15,6 @@ from upkeep.findings import Finding, Outcome, Severity, judged
 from upkeep.health.kubernetes import Api
 from upkeep.ledger import Ledger, Plan, Run
 from upkeep.platforms.services import Kubernetes
-from upkeep.trees.deleting import close_the_record
 
 CHECK = "jobs"
 SEVERITY = Severity.P2
@@ -238,14 +237,11 @@ def apply(ledger: Ledger, run: Run, api: Api, plan: JobsPlan, stored: Plan) -> D
 
 def _close_records(ledger: Ledger, run: Run, plan: JobsPlan, stored: Plan) -> None:
     planned = {item.object for item in plan.items}
-    left_open = ledger.rows(
-        "select object from actions where platform = %s and capability = 'cleanup' and state = 'open'"
-        " and (starts_with(object, 'job/') or starts_with(object, 'pod/'))",
-        [run.platform],
-    )
-    for row in left_open:
-        if row["object"] not in planned:
-            close_the_record(ledger, run, "cleanup", row["object"], stored)
+
+    def mine(object: str) -> bool:
+        return object.startswith(("job/", "pod/")) and object not in planned
+
+    ledger.close_records(run, "cleanup", ["delete"], mine, plan=stored)
 
 
 def delete(api: Api, namespace: str, item: Item) -> str:

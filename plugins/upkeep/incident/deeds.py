@@ -178,6 +178,7 @@ class PutBackOperator(PlatformOperator):
         client, namespace = self._cluster()
         until = remedies.due(client, namespace, asked.deployment)
         if until is None:
+            self._close_the_record(run, asked.deployment)
             raise AirflowSkipException(f"{asked.deployment} was not scaled, or is put back already")
         if until > datetime.now(UTC):
             self.log.info("%s is put back at %s", asked.deployment, until)
@@ -188,6 +189,15 @@ class PutBackOperator(PlatformOperator):
         self.log.info("%s", done.said)
         say(context, self.log, "put back", done.said)
         return done.said
+
+    def _close_the_record(self, run: Run, deployment: str) -> None:
+        try:
+            with self.ledger() as ledger:
+                ledger.close_records(
+                    run, "incident", ["put back"], lambda object: object == deployment, said="it is put back already"
+                )
+        except (LedgerError, SettingsError) as away:
+            self.log.error("that nothing is left to put back is not on record: %s", away)
 
     def execute_complete(self, context: Context, event: Any) -> Any:
         """Looked at anew: it may have been scaled again meanwhile."""

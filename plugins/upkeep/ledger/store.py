@@ -160,6 +160,31 @@ class Ledger:
         with self.transaction() as connection:
             actions.end(connection, doing, "skipped" if doing.skipped else "done", reason=doing.skipped)
 
+    def close_records(
+        self,
+        run: Run,
+        capability: str,
+        verbs: Sequence[str],
+        mine: Callable[[str], bool],
+        *,
+        said: str = "nothing is due any more",
+        plan: actions.Plan | None = None,
+    ) -> None:
+        """
+        Close what a run left open that was killed between its last deed and its last line here.
+
+        :param mine: of which objects; only who knows that nobody is at work on them may say so.
+        """
+        left_open = self.rows(
+            "select distinct verb, object from actions where platform = %s and capability = %s and verb = any(%s)"
+            " and state = 'open' order by object",
+            [run.platform, capability, list(verbs)],
+        )
+        for row in left_open:
+            if mine(row["object"]):
+                with self.action(run, capability, row["verb"], row["object"], plan=plan) as action:
+                    action.skip(said)
+
     def rows(self, query: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[dict[str, Any]]:
         """The rows of a read-only question, for reports and the page."""
         with self.transaction() as connection:

@@ -175,7 +175,7 @@ def apply(
     """
     total = Deleted()
     if not plan.items:
-        close_the_record(ledger, run, capability, plan.tree, stored)
+        ledger.close_records(run, capability, ["delete"], lambda object: object == plan.tree, plan=stored)
         return total
     with opened(root, plan.tree, to_read=False) as top:
         for start in range(0, len(plan.items), chunk):
@@ -186,14 +186,3 @@ def apply(
                 action.after = asdict(done)
             total.add(done)
     return total
-
-
-def close_the_record(ledger: Ledger, run: Run, capability: str, object: str, stored: Plan) -> None:
-    """A run killed between its last deed and its last line in the ledger left an action open and nothing to do."""
-    left_open = ledger.rows(
-        "select from actions where platform = %s and capability = %s and object = %s and state = 'open' limit 1",
-        [run.platform, capability, object],
-    )
-    if left_open:
-        with ledger.action(run, capability, "delete", object, plan=stored) as action:
-            action.skip("nothing is due any more")

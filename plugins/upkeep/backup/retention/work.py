@@ -98,7 +98,14 @@ def carry_out(job: Job, *, dry_run: bool = False, approved: Approved = NOBODY) -
         if not dry_run:
             for step in _steps(job, result, stored):
                 _guarded(job, result, *step)
-            _close_the_record(job, stored)
+            job.ledger.close_records(
+                job.run,
+                "backup",
+                ["mark", "unmark", "delete", "close", "sweep"],
+                lambda object: object.startswith(f"{job.place.kind}/"),
+                said="it was done already; only its record was missing",
+                plan=stored,
+            )
     return result
 
 
@@ -199,18 +206,6 @@ def _guarded(
     except StoreError as trouble:
         log.exception("%s %s", verb, object)
         result.failed[id] = trouble.message
-
-
-def _close_the_record(job: Job, plan: Plan) -> None:
-    """A run killed between a deed and its last line in the ledger left an action open and nothing to do."""
-    left_open = job.ledger.rows(
-        "select distinct verb, object from actions where platform = %s and capability = 'backup' and state = 'open'"
-        " and object like %s and verb = any(%s)",
-        [job.run.platform, f"{job.place.kind}/%", ["mark", "unmark", "delete", "close", "sweep"]],
-    )
-    for row in left_open:
-        with job.ledger.action(job.run, "backup", row["verb"], row["object"], plan=plan) as action:
-            action.skip("it was done already; only its record was missing")
 
 
 def _mark(job: Job, result: Result, id: str) -> None:
