@@ -347,6 +347,7 @@ VALIDATORS: list[tuple[str, Callable[[dict[str, Any]], None], str]] = [
     ("_cron", change("windows", "daily", "start", to="61 2 * * *"), "`windows.daily.start` is wrong: a cron"),
     ("_cron", change("windows", "daily", "start", to="@daily"), "a cron expression has five fields"),
     ("_cron", change("windows", "daily", "start", to="0 2 * * * *"), "a cron expression has five fields"),
+    ("_cron", change("windows", "daily", "start", to="0 0 30 2 *"), "it never comes: that month"),
     ("_plain_url", change("metrics", "prometheus", to="file:///etc/passwd"), "a URL starts with https:// or http://"),
     ("_plain_url", change("metrics", "prometheus", to="https://"), "names a host"),
     ("_plain_url", change("metrics", "prometheus", to="http://h:99999"), "the port of a URL is a number up to 65535"),

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from upkeep.alerts import spool
+from upkeep.alerts.digest import send_digest
 from upkeep.alerts.escalate import mail_instead, remind, storm_grows
 from upkeep.alerts.messages import messages_for
 from upkeep.alerts.redact import redact, redact_all
@@ -158,6 +159,9 @@ def deliver_all(ledger: Ledger, run: Run) -> dict[str, int]:
         storm_grows(ledger, subject, mine)
         remind(ledger, subject, mine)
         remind_of_incidents(ledger, subject)
+        send_digest(
+            ledger, subject, datetime.now(UTC), f"{settings().airflow_url}/upkeep/findings/?platform={subject.name}"
+        )
     counts = deliver(ledger, send, budget_s=45)
     if sum(mail_instead(ledger, subject) for subject in platforms()):
         mailed = deliver(ledger, send, budget_s=10)

@@ -13,10 +13,16 @@ from upkeep.platforms.base import Between, Duration, Section
 
 def _cron(value: str) -> str:
     # What Airflow's own timetables use; slow to import, and only needed here.
-    from croniter import croniter  # type: ignore[import-untyped]
+    from croniter import CroniterBadDateError, croniter  # type: ignore[import-untyped]
 
     if len(value.split()) != 5 or not croniter.is_valid(value):
         raise ValueError("a cron expression has five fields, minute hour day month weekday: 0 2 * * *")
+    _, _, day, month, _ = value.split()
+    try:
+        if day != "*" and month != "*":
+            croniter(value).get_next()
+    except CroniterBadDateError:
+        raise ValueError("it never comes: that month has no such day") from None
     return value
 
 
@@ -122,6 +128,9 @@ class Alerts(Section):
         default_factory=list, max_length=20
     )
     """Who gets a mail when a page could not be delivered, or when nobody acknowledged it; empty: nobody."""
+
+    digest: Cron | None = "0 8 * * *"
+    """When Slack gets what is milder than `notify`: what is new, what is over, and each open P3, UTC; None: never."""
 
     because: dict[CheckName, list[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_*]{0,63}$")]]] = Field(
         default_factory=dict
