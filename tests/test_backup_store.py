@@ -12,6 +12,7 @@ import pytest
 from sandbox.home import Home
 from sandbox.servers import s3
 from tests.backup_proxy import Proxy, proxied
+from upkeep.backup import manifest
 from upkeep.backup import store as stores
 from upkeep.backup.store import Store, StoreError
 from upkeep.errors import CredentialsError
@@ -108,3 +109,11 @@ def test_what_is_gone_or_of_another_size_is_noticed(store: Store) -> None:
     store.delete("store/kept")
     with pytest.raises(StoreError, match="not there, and 5 were sent"):
         store.check([written])
+
+
+def test_a_folder_whose_objects_went_between_two_questions_is_no_backup(store: Store) -> None:
+    id = "20260101T000000Z-00000000"
+    # The folder is named by the first question, and empty at the second, whatever the store does with empty ones.
+    store.folders = lambda prefix: iter([id])  # type: ignore[method-assign]
+    assert list(manifest.ids(store, "gone/")) == []
+    assert manifest.committed(store, "gone/") == []

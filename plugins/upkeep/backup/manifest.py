@@ -285,10 +285,11 @@ def read(store: Store, prefix: str, id: str, *, platform: str = "", sha256: str 
 
 
 def ids(store: Store, prefix: str) -> Iterator[tuple[str, list[Stored]]]:
-    """Each folder below ``prefix`` that is named like a backup, oldest name first, with all its objects."""
+    """Each folder below ``prefix`` that is named like a backup, oldest name first, with all its objects: one or more."""
     for id in sorted(store.folders(prefix)):
-        if ID.fullmatch(id):
-            yield id, list(store.objects(folder(prefix, id)))
+        # Between the two questions somebody may have deleted them; some stores name folders that nothing is in.
+        if ID.fullmatch(id) and (objects := list(store.objects(folder(prefix, id)))):
+            yield id, objects
 
 
 def committed(store: Store, prefix: str) -> list[str]:
