@@ -285,7 +285,7 @@ def read(store: Store, prefix: str, id: str, *, platform: str = "", sha256: str 
 
 
 def ids(store: Store, prefix: str) -> Iterator[tuple[str, list[Stored]]]:
-    """Each folder below ``prefix`` that is named like a backup, oldest name first, with all its objects: one or more."""
+    """Each folder below ``prefix`` that is named like a backup, oldest name first, with its objects, at least one."""
     for id in sorted(store.folders(prefix)):
         # Between the two questions somebody may have deleted them; some stores name folders that nothing is in.
         if ID.fullmatch(id) and (objects := list(store.objects(folder(prefix, id)))):
