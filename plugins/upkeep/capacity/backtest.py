@@ -34,7 +34,10 @@ class Tried:
     """Days ahead of each residual …"""
 
     residuals: Values
-    """… and what came minus what was said."""
+    """… and what came minus what was said …"""
+
+    weights: Values
+    """… and how much it tells about today: the share of the history that was known then, squared."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +76,7 @@ def _origins(values: Values) -> Days:
 def _try(values: Values, known: Values, origins: Days, method: Method, ahead: int) -> Tried | None:
     days: list[float] = []
     residuals: list[float] = []
+    weights: list[float] = []
     for origin in origins:
         left = min(len(values) - origin, ahead)
         path = method(values[:origin], left) if known[:origin].any() else None
@@ -81,9 +85,10 @@ def _try(values: Values, known: Values, origins: Days, method: Method, ahead: in
         probes = np.array([probe for probe in PROBES if probe <= left and known[origin + probe - 1]], dtype=int)
         days += probes.tolist()
         residuals += (values[origin + probes - 1] - path[probes - 1]).tolist()
+        weights += [float(origin / len(values)) ** 2] * len(probes)
     if not residuals or not np.isfinite(residuals).all():
         return None
-    return Tried(float(np.mean(np.abs(residuals))), np.array(days), np.array(residuals))
+    return Tried(float(np.mean(np.abs(residuals))), np.array(days), np.array(residuals), np.array(weights))
 
 
 def _choose(tried: Mapping[str, Tried]) -> str:

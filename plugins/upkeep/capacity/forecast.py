@@ -149,14 +149,21 @@ def _spread(tested: Backtest, ahead: int) -> Values:
     def parts(at: Values) -> Values:
         return np.stack([np.ones_like(at), at, at**2], axis=1)
 
-    weight = 1 / tried.days
+    weight = np.sqrt(tried.weights) / tried.days
     shares, _ = nnls(parts(tried.days) * weight[:, None], squares * weight)
     width = np.sqrt(parts(days) @ shares)
     seen = np.sqrt(parts(tried.days) @ shares)
-    scores = np.sort(np.abs(tried.residuals[seen > 0]) / seen[seen > 0])
+    scores = np.abs(tried.residuals[seen > 0]) / seen[seen > 0]
     # The finite-sample level of conformal prediction; residuals of one origin go together, so origins are counted.
     level = min(1.0, NOMINAL * (1 + 1 / tested.origins))
-    return np.asarray(width * np.quantile(scores, level), dtype=np.float64)
+    return np.asarray(width * _quantile(scores, tried.weights[seen > 0], level), dtype=np.float64)
+
+
+def _quantile(values: Values, weights: Values, level: float) -> float:
+    """The smallest value with at least ``level`` of all weight at or below it."""
+    order = np.argsort(values)
+    below = np.cumsum(weights[order])
+    return float(values[order][min(len(values) - 1, int(np.searchsorted(below, level * below[-1])))])
 
 
 def _first(path: Values, limit: float) -> int | None:

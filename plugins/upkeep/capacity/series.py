@@ -79,7 +79,7 @@ def prepare(values: Values) -> Prepared:
         flat = flat.copy()
         flat[list(spikes)] = np.nan
         steps = _steps(flat)
-    shifts = tuple(Shift(index, size) for index, size in steps.items())
+    shifts = tuple(Shift(index, _size(flat, index, sorted(steps))) for index in sorted(steps))
     if len(shifts) > max(1, len(values) // DAYS_PER_SHIFT):
         shifts = ()
     level = flat.copy()
@@ -139,6 +139,19 @@ def _steps(values: Values) -> dict[int, float]:
     floor = LEAST_SHIFT * float(np.median(np.abs(values[at])))
     limit = np.maximum(SHIFT_MADS * np.maximum(spread, mad(rate - usual)), floor)
     return {int(at[i + 1]): float(odd[i]) for i in np.flatnonzero(np.abs(odd) > limit)}
+
+
+def _size(values: Values, index: int, steps: list[int]) -> float:
+    """How far the level moved: weeks on both sides are compared, for two single samples are as noisy as any."""
+    at = np.flatnonzero(~np.isnan(values))
+    rate = float(np.median(np.diff(values[at]) / np.diff(at)))
+    level = values[at] - rate * (at - index)
+    place = steps.index(index)
+    begin = steps[place - 1] if place else 0
+    end = steps[place + 1] if place + 1 < len(steps) else len(values)
+    before = level[(at >= begin) & (at < index)][-WEEK:]
+    after = level[(at >= index) & (at < end)][:WEEK]
+    return float(np.median(after) - np.median(before))
 
 
 def _spikes(values: Values, steps: dict[int, float]) -> tuple[int, ...]:
