@@ -65,16 +65,16 @@ def judge(kind: str, seed: int) -> tuple[dict[str, float], bool, float, float, b
     low, high = oracle(grown, NEAR)
     inside = bool(found.p10[NEAR - 1] <= near <= found.p90[NEAR - 1])
     errors = {name: 100 * abs(float(value) - truth) / truth for name, value in said.items()}
-    return errors, inside, float(found.p90[NEAR - 1] - found.p10[NEAR - 1]), high - low, low <= near <= high
+    return errors, inside, float(found.p90[NEAR - 1] - found.p10[NEAR - 1]), high - low, bool(low <= near <= high)
 
 
 def column(kind: str, seeds: int, each: Callable[..., Any] = map) -> dict[str, Any]:
     """One column of the table."""
     errors, inside, width, best_width, best_inside = zip(*each(partial(judge, kind), range(seeds)), strict=True)
     return {
-        "errors": {name: round(statistics.median(error[name] for error in errors), 2) for name in errors[0]},
+        "errors": {name: round(float(statistics.median(error[name] for error in errors)), 2) for name in errors[0]},
         "coverage": round(statistics.mean(inside), 3),
-        "width": round(sum(width) / sum(best_width), 2),
+        "width": round(float(sum(width) / sum(best_width)), 2),
         "oracle_coverage": round(statistics.mean(best_inside), 3),
     }
 
@@ -120,11 +120,19 @@ def contest(seeds: int = SEEDS, series: int = SERIES) -> dict[str, Any]:
         "baseline": round(baseline, 2),
         "ratio": round(ours / baseline, 3),
         "unit": "%",
-        "columns": columns,
+        "columns": {kind: brief(found) for kind, found in columns.items()},
         "seeds": seeds,
         "series": series,
         "series_s": round(seconds, 1),
     }
+
+
+def brief(found: dict[str, Any]) -> dict[str, Any]:
+    """Of one column: ours, the handbook's, the best single method's, and the interval."""
+    errors = dict(found["errors"])
+    kept = {"ours": errors.pop("ours"), "handbook": errors["handbook"]}
+    best = min(errors, key=lambda name: errors[name])
+    return {**kept, "best": best, "best_error": errors[best], **{k: v for k, v in found.items() if k != "errors"}}
 
 
 def show(columns: dict[str, dict[str, Any]]) -> None:

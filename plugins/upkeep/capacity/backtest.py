@@ -17,7 +17,12 @@ ORIGINS = 12
 DEFAULT = "weekly differences"
 
 PREFERENCE = 0.8
-"""A challenger replaces the default when its error is at most this share of the default's."""
+"""Another straight line replaces the default when its error is at most this share of the default's."""
+
+CURVED = ("log-linear", "accelerating")
+
+CURVE_PREFERENCE = 0.6
+"""A curve must be better still than the best line: carried far ahead, a bend seen by chance does most harm."""
 
 PROBES = (3, 7, 14, 30, 60, 90, 120, 180)
 """Days ahead at which errors are measured."""
@@ -97,7 +102,10 @@ def _choose(tried: Mapping[str, Tried]) -> str:
     full = {name: each for name, each in tried.items() if len(each.residuals) == most}
     if not full:
         return "flat"
+    lines = {name: each.error for name, each in full.items() if name not in CURVED}
+    line = min(lines, key=lambda name: lines[name], default="flat")
+    if DEFAULT in lines and lines[line] > PREFERENCE * lines[DEFAULT]:
+        line = DEFAULT
     best = min(full, key=lambda name: full[name].error)
-    if DEFAULT in full and full[best].error > PREFERENCE * full[DEFAULT].error:
-        return DEFAULT
-    return best
+    curved = best in CURVED and full[best].error <= CURVE_PREFERENCE * lines.get(line, np.inf)
+    return best if curved else line

@@ -126,7 +126,9 @@ def forecast(
         np.clip(np.clip(each + season, lowest, np.inf) * scale, -np.finfo(float).max, np.finfo(float).max)
         for each in (path - spread, path, path + spread)
     )
-    return Forecast(first, history, low, middle, high, tested.chosen, tested, prepared.shifts, scale)
+    before = len(history) - len(recent)
+    shifts = tuple(Shift(shift.index + before, shift.size * scale) for shift in prepared.shifts)
+    return Forecast(first, history, low, middle, high, tested.chosen, tested, shifts, scale)
 
 
 def _spread(tested: Backtest, ahead: int) -> Values:
