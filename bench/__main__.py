@@ -11,6 +11,7 @@ from typing import Any
 
 from bench.backup import backup
 from bench.forecast import contest as forecast
+from bench.page import page
 from bench.parse import parse
 from bench.plan import plan
 from bench.reindex import reindex
@@ -26,6 +27,7 @@ CONTESTS: dict[str, tuple[Callable[..., dict[str, Any]], float]] = {
     "vacuum": (vacuum, 0.5),
     "stall": (stall, 0.02),
     "plan": (plan, 1.0),
+    "page": (page, 1.0),
     "backup": (backup, 0.2),
     "restore": (restore, 0.6),
     "forecast": (forecast, 0.1),

@@ -1,5 +1,5 @@
 """
-The only file Airflow loads as a plugin: a page of reports at ``/upkeep/``, and its entry in the navigation.
+The only file Airflow loads as a plugin: the page at ``/upkeep/``, and its entry in the navigation.
 
 Every Airflow process executes this file, each task's as well: nothing heavy is imported before the first request.
 """
@@ -26,7 +26,7 @@ class LazyASGI:
 
     async def __call__(self, scope: dict[str, Any], receive: Callable[..., Any], send: Callable[..., Any]) -> None:
         if self._app is None:
-            from upkeep.report.page import build_app
+            from upkeep.page.app import build_app
 
             self._app = build_app()
         await self._app(scope, receive, send)

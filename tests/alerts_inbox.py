@@ -84,6 +84,7 @@ TIMES = {
     "finding_events": ("at",),
     "outbox": ("next_attempt_at", "created_at", "delivered_at"),
     "silences": ("starts_at", "until"),
+    "waivers": ("starts_at", "until"),
     "watermarks": ("at",),
 }
 

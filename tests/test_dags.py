@@ -96,8 +96,9 @@ AIRFLOW_SIDE = {
     # Asks which Dag is wanted, so that a task's process reads one platform file.
     "platforms/load.py",
     "alerts/operators.py", "alerts/tell.py", "alerts/callbacks.py", "alerts/senders.py", "alerts/by_hand.py",
+    "backup/by_hand.py",
     "alerts/reconcile.py", "alerts/lifesign.py", "alerts/mail.py", "doctor/channels.py",
-    "report/storage.py", "report/page.py", "report/operators.py",
+    "report/storage.py", "report/page.py", "report/operators.py", "page/app.py", "page/guard.py",
     "health/operators.py", "logs/operators.py", "cleanup/operators.py", "postgres/operators.py",
     "postgres/advice/operators.py", "postgres/reindex/operators.py", "retention/operators.py",
     "incident/operators.py", "incident/deeds.py",

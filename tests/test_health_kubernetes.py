@@ -134,7 +134,7 @@ def test_an_address_that_accepts_and_says_nothing_is_bounded() -> None:
         configuration.host = f"https://127.0.0.1:{mute.getsockname()[1]}"
         began = time.monotonic()
         outcomes = kubernetes.look(STUDYSPOT, ApiClient(configuration), timeout_s=0.5)
-        assert time.monotonic() - began < 2.5
+        assert time.monotonic() - began < 4
     assert outcomes[0].state == "finding"
 
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -465,18 +466,26 @@ def test_a_server_without_a_free_connection_is_found_by_that_name(home: Home) ->
     assert_well(look(conninfo, Postgres()))
 
 
+def waits(home: Home, pid: int) -> bool:
+    """For a lock, or in pg_sleep."""
+    asked = "select 1 from pg_stat_activity where pid = %s and wait_event_type in ('Lock', 'Timeout')"
+    with servers.superuser(home, PRIMARY, "studyspot") as connection:
+        return connection.execute(asked, [pid]).fetchone() is not None
+
+
 @contextmanager
-def at_work(*sessions: tuple[psycopg.Connection[Any], str]) -> Iterator[None]:
-    """Each session executes its statement until the block ends, however it ends."""
+def at_work(home: Home, *sessions: tuple[psycopg.Connection[Any], str]) -> Iterator[None]:
+    """Each session executes its statement until the block ends, however it ends; each waits before the next begins."""
 
     def execute(connection: psycopg.Connection[Any], statement: str) -> None:
         with contextlib.suppress(psycopg.Error):
             connection.execute(statement)
 
     threads = [threading.Thread(target=execute, args=session, daemon=True) for session in sessions]
-    for thread in threads:
-        thread.start()
     try:
+        for thread, (connection, _) in zip(threads, sessions, strict=True):
+            thread.start()
+            processes.wait_until(partial(waits, home, connection.info.backend_pid), 10, "a session to wait")
         yield
     finally:
         for connection, _ in sessions:
@@ -490,7 +499,7 @@ def at_work(*sessions: tuple[psycopg.Connection[Any], str]) -> Iterator[None]:
 def test_a_long_statement_is_found_without_its_values(home: Home) -> None:
     section = STUDYSPOT.model_copy(update={"long_query": timedelta(seconds=1)})
     statement = "select pg_sleep(300), 'hunter2' /* for user 4711 */, 4242"
-    with app(home) as connection, at_work((connection, statement)):
+    with app(home) as connection, at_work(home, (connection, statement)):
         time.sleep(1.2)
         finding = only(look_at(home, section)["postgres_long_queries"])
         pid = connection.info.backend_pid
@@ -528,7 +537,7 @@ def test_the_root_of_a_tree_of_waiting_sessions_is_found(home: Home) -> None:
         root.execute(first_user)
         second.execute(first_library)
         pid = root.info.backend_pid
-        with at_work((second, first_user), (third, first_user), (fourth, first_library)):
+        with at_work(home, (second, first_user), (third, first_user), (fourth, first_library)):
             time.sleep(2.5)
             seen = look_at(home)["postgres_blocked"]
         root.rollback()

@@ -16,7 +16,7 @@ from tests.conftest import Live
 pytestmark = [pytest.mark.live, pytest.mark.soak]
 
 MANY, STORM = 50, 10
-DAG, SLOW = "stormy_daily_maintenance", "stormy_weekly_maintenance"
+DAG, SLOW = "stormy_looks", "stormy_sleeps"
 
 PLATFORM = """
     name: stormy
@@ -60,9 +60,10 @@ DAGS = """
 
     for platform in platforms():
         if platform.name == "stormy":
-            with DAG(**dag_defaults(platform, "daily")):
+            with DAG(**dag_defaults(platform, "daily") | {"dag_id": "stormy_looks"}):
                 Look.partial(task_id="look", platform="stormy").expand(number=list(range(50)))
-            with DAG(**dag_defaults(platform, "weekly"), dagrun_timeout=timedelta(seconds=10)):
+            slow = dag_defaults(platform, "weekly") | {"dag_id": "stormy_sleeps"}
+            with DAG(**slow, dagrun_timeout=timedelta(seconds=10)):
                 task(task_id="sleep")(time.sleep)(120)
 """
 

@@ -89,7 +89,7 @@ def test_an_accident_is_undone_and_the_undoing_too(live: Live) -> None:
     assert live.api.wait(DAG, back)["state"] == "success", red(live, back)
     assert ask(live, "select count(*) from attempts") == [(whole - lost,)]
     live.deliver()
-    said = [str(one.get("text")) for one in live.inbox.slack() if "restore" in str(one.get("text"))]
+    said = [one["text"] for one in live.inbox.slack() if "/restore/" in one["metadata"]["event_payload"]["key"]]
     assert any("replace the database adaptive_learning by backup" in text for text in said)
     assert any(f"adaptive_learning is now backup {backup['id']}" in text for text in said)
 

@@ -42,7 +42,8 @@ def remind(ledger: Ledger, platform: Platform, run: Run) -> int:
     with ledger.transaction() as connection:
         rows = connection.execute(
             "select *, extract(epoch from clock_timestamp() - opened_at)::float8 as age_s from findings"
-            " where platform = %s and state = 'open' and held = '' and severity <= %s order by key"
+            " where platform = %s and state = 'open' and held = '' and severity <= %s"
+            " and key not in (select key from waived) order by key"
             " for update skip locked",
             [platform.name, platform.severity.notify.value],
         ).fetchall()

@@ -10,6 +10,7 @@ from typing import Any
 from upkeep.findings import Finding, Severity, alert_key
 from upkeep.ledger.findings import Change, of_row, resolve, see
 from upkeep.ledger.run import Connection, Run
+from upkeep.ledger.waivers import waiver
 
 STORM = "storm"
 """Check under which a storm's umbrella is told."""
@@ -64,9 +65,17 @@ def _hold(connection: Connection, run: Run, change: Change, rules: Rules) -> Cha
     """What nobody was told of stays so, until it is let go; what begins is held when there is a reason."""
     if change.held or not _begins(change) or not rules.reaches(change):
         return change
-    if why := silence(connection, run.platform, change.key) or cause(connection, run.platform, change, rules.because):
+    if why := _reason(connection, run.platform, change, rules):
         return _mark(connection, change, why, rules)
     return change
+
+
+def _reason(connection: Connection, platform: str, change: Change, rules: Rules) -> str:
+    return (
+        silence(connection, platform, change.key)
+        or waiver(connection, change.key, change.finding.severity.value)
+        or cause(connection, platform, change, rules.because)
+    )
 
 
 def _mark(connection: Connection, change: Change, why: str, rules: Rules) -> Change:
@@ -105,7 +114,7 @@ def _recent(connection: Connection, platform: str, rules: Rules) -> int:
     row = connection.execute(
         "select count(*) as number from findings where platform = %s and check_name <> %s and state <> 'suspected'"
         " and peak <= %s and opened_at > clock_timestamp() - make_interval(secs => %s)"
-        " and held !~ '^(because|silence) '",
+        " and held !~ '^(because|silence|waiver) '",
         [platform, STORM, rules.notify.value, rules.storm_within_s],
     ).fetchone()
     return int(row["number"]) if row else 0
@@ -175,14 +184,14 @@ def let_go(connection: Connection, run: Run, platform: str, rules: Rules) -> lis
     A storm's members are never let go: the umbrella stays until the last of them is over, and names them.
     """
     rows = connection.execute(
-        "select * from findings where platform = %s and state = 'open' and held ~ '^(because|silence) '"
+        "select * from findings where platform = %s and state = 'open' and held ~ '^(because|silence|waiver) '"
         " order by key for update skip locked",
         [platform],
     ).fetchall()
     freed = []
     for row in rows:
         change = as_change(row, run)
-        if silence(connection, platform, row["key"]) or cause(connection, platform, change, rules.because):
+        if _reason(connection, platform, change, rules):
             continue
         connection.execute("update findings set held = '' where key = %s", [row["key"]])
         freed.append(replace(change, held=""))

@@ -35,7 +35,7 @@ def look_for_missed_windows(ledger: Ledger, run: Run, *, now: datetime | None = 
         return 0
     late = 0
     for platform in platforms():
-        outcomes = missed(ledger, platform, at, _zone())
+        outcomes = missed(ledger, platform, at, airflow_zone())
         open_now = {
             row["key"]
             for row in ledger.rows(
@@ -54,7 +54,7 @@ def look_for_missed_windows(ledger: Ledger, run: Run, *, now: datetime | None = 
     return late
 
 
-def _zone() -> str:
+def airflow_zone() -> str:
     """Where Airflow's clock stands; a schedule is read by it."""
     from airflow.providers.common.compat.sdk import conf
 
