@@ -21,7 +21,7 @@ PREFERENCE = 0.8
 
 CURVED = ("log-linear", "accelerating")
 
-CURVE_PREFERENCE = 0.7
+CURVE_PREFERENCE = 0.75
 """A curve must be better still than the best line: carried far ahead, a bend seen by chance does most harm."""
 
 PROBES = (3, 7, 14, 30, 60, 90, 120, 180)

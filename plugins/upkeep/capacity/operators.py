@@ -158,6 +158,47 @@ class SampleCapacityOperator(CapacityOperator):
         return lambda: made
 
 
+class ForecastCapacityOperator(CapacityOperator):
+    """
+    Forecast every series from its daily samples, say what runs out and when, and draw it: the capacity report.
+
+    Reads the ledger alone. What has fewer samples than ``capacity.least_samples`` is ``unknown``, never ok.
+    """
+
+    def act(self, context: Context, run: Run) -> dict[str, Any]:
+        from upkeep.capacity import demand, outlook
+        from upkeep.capacity.forecasts import keep
+        from upkeep.capacity.samples import read
+
+        now = datetime.now(UTC)
+        with self.ledger() as ledger:
+            series = read(ledger, run.platform, now.date())
+            seen = [outlook.look_ahead(one, self.section, now.date()) for one in series]
+            keep(ledger, run, [one for one in seen if one.age <= outlook.ENDED_DAYS], now)
+        try:
+            outcomes = [*outlook.outcomes(seen, self.section), *demand.outcomes(series, now.date())]
+            return {**self.conclude(run, outcomes), "series": len(series)}
+        finally:
+            # Red or green, and with what has just been found.
+            self._draw(run, now)
+
+    def _draw(self, run: Run, now: datetime) -> None:
+        """Write the capacity report; without it the findings stand all the same."""
+        from upkeep.capacity.page import NAME, render
+        from upkeep.capacity.view import view
+        from upkeep.errors import LedgerError
+        from upkeep.report.storage import ReportError, keep
+
+        try:
+            with self.ledger() as ledger:
+                shown = view(ledger, self.subject, now)
+            where = keep(run.platform, run.dag_id, run.run_id, NAME, render(shown, now))
+        except (ReportError, LedgerError) as failed:
+            self.log.error("no capacity report: %s", failed)
+        else:
+            self.log.info("capacity report: %s", where)
+
+
 # -- in the probes' threads, where what is needed is imported ------------------------------------------------
 
 
