@@ -96,10 +96,10 @@ def named(metric: str, object: str) -> str:
 
 
 def said(metric: str, value: float) -> str:
-    """A value with its unit: ``85.0 %``, ``12.4 GiB``, ``3.2 cores``."""
+    """A value with its unit: ``85.2 %``, ``12.4 GiB``, ``3.2 cores``."""
     match kind(metric).unit:
         case "share":
-            return f"{value:.1%}".replace("%", " %")
+            return f"{round(100 * value, 1):g} %"
         case "bytes":
             return size(value)
         case "cores":
@@ -114,5 +114,5 @@ def of_limit(metric: str, most: float) -> str:
 
 
 def used(metric: str, value: float, most: float | None) -> str:
-    """``87.0 %``, ``89 of 97``, ``12.4 GiB``."""
+    """``87 %``, ``89 of 97``, ``12.4 GiB``."""
     return said(metric, value) + (of_limit(metric, most) if most else "")

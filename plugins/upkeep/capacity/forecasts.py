@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from upkeep.capacity.catalog import named, used
 from upkeep.capacity.forecast import Forecast
 from upkeep.capacity.outlook import Outlook
 from upkeep.ledger import Ledger, Run
@@ -56,6 +57,16 @@ class Kept:
     """``days`` from ``last_day``, and ``p10``, ``p50``, ``p90`` on them; empty without a forecast."""
 
     shifts: Sequence[tuple[str, float]]
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return named(self.metric, self.object)
+
+    @property
+    def used(self) -> str:
+        """``89 of 97``."""
+        return used(self.metric, self.value, self.most)
 
     def at(self, days: int) -> tuple[float, float, float] | None:
         """p10, p50, p90 so many days ahead; None beyond the horizon."""

@@ -19,7 +19,7 @@ WEEK = timedelta(days=7)
 LEAST_WEEKS = 28
 """Days on which both are known a week apart; fewer say nothing about one going with the other."""
 
-BESIDE = ("database_bytes", "bucket_bytes", "topic_bytes", "connections", "redis_bytes", "pods_cpu_cores")
+BESIDE = ("database_bytes", "bucket_bytes", "topic_bytes", "pods_cpu_cores")
 
 OF_LATE = 90
 """Days that tell how fast it grows now."""

@@ -184,15 +184,15 @@ class ForecastCapacityOperator(CapacityOperator):
 
     def _draw(self, run: Run, now: datetime) -> None:
         """Write the capacity report; without it the findings stand all the same."""
-        from upkeep.capacity.page import NAME, render
+        from upkeep.capacity.page import render
         from upkeep.capacity.view import view
         from upkeep.errors import LedgerError
-        from upkeep.report.storage import ReportError, keep
+        from upkeep.report.storage import CAPACITY, ReportError, keep
 
         try:
             with self.ledger() as ledger:
                 shown = view(ledger, self.subject, now)
-            where = keep(run.platform, run.dag_id, run.run_id, NAME, render(shown, now))
+            where = keep(run.platform, run.dag_id, run.run_id, CAPACITY, render(shown, now))
         except (ReportError, LedgerError) as failed:
             self.log.error("no capacity report: %s", failed)
         else:

@@ -26,6 +26,8 @@ ENDED_DAYS = 30
 OVERSIZED = 0.3
 """Of its limit: what stays below this, late tenth included, for as far as can be seen, is more than is needed."""
 
+YEAR = 365
+
 State = Literal["ok", "finding", "unknown", "free"]
 """``free``: nothing limits it, so nothing is judged."""
 
@@ -45,7 +47,7 @@ class Outlook:
     state: State
     severity: Severity | None
     said: str
-    """``in 41 days (early 35, late 52)``, ``insufficient data: 5 of 14 daily samples``."""
+    """``full in 41 days (early 35, late 52)``, ``insufficient data: 5 of 14 daily samples …``."""
 
     oversized: bool = False
 
@@ -54,7 +56,9 @@ def look_ahead(series: Series, section: Capacity, today: date) -> Outlook:
     """Forecast and judge one series, as of today."""
     day, _ = series.last
     age = max(0, (today - day).days)
-    found = forecast(series.values, horizon=section.horizon.days, least=section.least_samples)
+    # Who plans a business asks about a year.
+    horizon = max(section.horizon.days, YEAR) if series.metric == "rows" else section.horizon.days
+    found = forecast(series.values, horizon=horizon, least=section.least_samples)
     most = series.most if series.most and series.most > 0 and kind(series.metric).hint else None
     until, severity, oversized = None, None, False
     state: State = "free" if most is None else "ok"
@@ -65,7 +69,7 @@ def look_ahead(series: Series, section: Capacity, today: date) -> Outlook:
         text = f"{said(series.metric, found.p50[-1])} in {found.horizon} days"
         if most is not None:
             until = _from_today(found.until(section.full * most), age)
-            text, severity = str(until), _severity(until, section)
+            text, severity = words(until), _severity(until, section)
             state = "finding" if severity else "ok"
             oversized = len(series.values) >= 2 * section.least_samples and bool(
                 max(found.p90.max(), max(series.values.values())) < OVERSIZED * most
@@ -99,6 +103,15 @@ def outcomes(outlooks: Iterable[Outlook], section: Capacity) -> list[Outcome]:
     return made
 
 
+def words(until: Until) -> str:
+    """``full in 41 days (early 35, late 52)``, ``not full within 180 days``."""
+    if until.p10 is None:
+        return f"not full within {until.horizon} days"
+    if until.p50 is None:
+        return f"not expected to be full within {until.horizon} days; one in ten: within {until.p10}"
+    return "full already" if until.p50 == 0 else f"full {until}"
+
+
 def limited(series: Series) -> bool:
     return series.most is not None and bool(kind(series.metric).hint)
 
@@ -129,13 +142,12 @@ def _outcome(outlook: Outlook, section: Capacity) -> Outcome:
         assert series.most is not None
         _, value = series.last
         now = f"{used(series.metric, value, series.most)} in use"
-        full = "counts as full already" if outlook.until and outlook.until.p50 == 0 else f"full {outlook.said}"
         findings.append(
             Finding(
                 check=CHECK,
                 object=series.name,
                 severity=outlook.severity,
-                summary=f"{named(series.metric, series.object)}: {now}; {full} (full is {section.full:.0%})",
+                summary=f"{named(series.metric, series.object)}: {now}; {outlook.said}; full is {section.full:.0%}",
                 hint=kind(series.metric).hint,
                 facts=facts,
             )

@@ -7,9 +7,6 @@ from datetime import datetime
 from upkeep.capacity.view import View
 from upkeep.report.render import environment
 
-NAME = "capacity.html"
-"""Beside the run's report."""
-
 
 def render(view: View, at: datetime) -> bytes:
     """Style and pictures are inside, and everything foreign is escaped."""

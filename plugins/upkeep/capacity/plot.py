@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -20,6 +20,10 @@ MOST_POINTS = 120
 
 FAR = 4.0
 """A limit that is so many times what is in use, or will be, would press everything else flat."""
+
+
+Scale = Callable[[float], float]
+"""From a day or a value to its place in the box."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class Picture:
     limit: float | None
     """y; None: there is none, or far above."""
 
+    limit_said: str
     full: float | None
     far: str
     """The limit, in words, when it is far above."""
@@ -89,7 +94,7 @@ def picture(series: Series, kept: Kept, full: float) -> Picture:
     ahead = [x(began + day) for day in path.get("days", ())]
     start = f"{x(began)} {y(series.values[last])}"
     lines = {name: [f"{at} {y(value)}" for at, value in zip(ahead, path.get(name, ()), strict=True)] for name in _PATHS}
-    history, dots = _line(points, _step(len(series.values), (last - first).days), x, y)
+    history, dots = _line(points, _step((last - first).days), x, y)
     return Picture(
         title=_title(series, kept),
         history=history,
@@ -99,6 +104,7 @@ def picture(series: Series, kept: Kept, full: float) -> Picture:
         middle="M" + "L".join([start, *lines["p50"]]) if path else "",
         today=x(began) if path else None,
         limit=y(limit) if limit is not None else None,
+        limit_said=f"limit {said(series.metric, limit)}" if limit is not None else "",
         full=y(full * limit) if limit is not None and full < 1 else None,
         far=f"limit {said(series.metric, judged)}, far above" if far and judged is not None else "",
         shifts=[
@@ -106,25 +112,24 @@ def picture(series: Series, kept: Kept, full: float) -> Picture:
             for day, size in kept.shifts
             if date.fromisoformat(day) >= first
         ],
-        labels=_labels(series, limit, low, high, first, last, horizon, y),
+        labels=_labels(series, low, None if limit is not None else high, first, last, horizon),
     )
 
 
 _PATHS = ("p10", "p50", "p90")
 
 
-def _labels(
-    series: Series, limit: float | None, low: float, high: float, first: date, last: date, horizon: int, y: object
-) -> list[Label]:
+def _labels(series: Series, low: float, high: float | None, first: date, last: date, horizon: int) -> list[Label]:
+    """The ends of both axes, and where the past ends; a limit says its own height."""
     at = 100 * (last - first).days / max(1, (last - first).days + horizon)
     end = last + timedelta(days=horizon)
-    made = [Label(0, 0, said(series.metric, high)), Label(0, 100, said(series.metric, low))]
-    dates = [Label(0, 112, str(first))]
+    made = [] if high is None else [Label(0, 0, said(series.metric, high))]
+    made += [Label(0, 100, said(series.metric, low)), Label(0, 112, str(first))]
     if at > 25:
-        dates.append(Label(at, 112, str(last), "end" if at > 80 else "middle"))
+        made.append(Label(at, 112, str(last), "end" if at > 80 else "middle"))
     if horizon and at <= 80:
-        dates.append(Label(100, 112, str(end), "end"))
-    return made + dates
+        made.append(Label(100, 112, str(end), "end"))
+    return made
 
 
 def _title(series: Series, kept: Kept) -> str:
@@ -145,13 +150,13 @@ def _room(low: float, high: float) -> tuple[float, float]:
     return (low - air if low else 0.0), high + air
 
 
-def _step(points: int, days: int) -> int:
+def _step(days: int) -> int:
     return max(1, -(-days // MOST_POINTS))
 
 
 def _thinned(values: dict[date, float], first: date) -> list[tuple[float, float]]:
     """``(days since first, value)``; averages over a few days where there are many. A gap stays a gap."""
-    step = _step(len(values), (max(values) - first).days)
+    step = _step((max(values) - first).days)
     parts: dict[int, list[tuple[int, float]]] = {}
     for day, value in values.items():
         parts.setdefault((day - first).days // step, []).append(((day - first).days, value))
@@ -161,12 +166,12 @@ def _thinned(values: dict[date, float], first: date) -> list[tuple[float, float]
     ]
 
 
-def _line(points: Sequence[tuple[float, float]], step: int, x: object, y: object) -> tuple[str, str]:
+def _line(points: Sequence[tuple[float, float]], step: int, x: Scale, y: Scale) -> tuple[str, str]:
     """Lines between what was measured on neighbouring days, and dots where nothing is next to it."""
     runs: list[list[str]] = []
     before: float | None = None
     for day, value in points:
-        place = f"{x(day)} {y(value)}"  # type: ignore[operator]
+        place = f"{x(day)} {y(value)}"
         if before is None or day - before >= 2 * step:
             runs.append([])
         runs[-1].append(place)
