@@ -1,11 +1,12 @@
--- The newest forecast of each series of a platform.
+-- The newest forecast of each series of some platforms.
 --
 -- Returns   one row per series, as capacity_forecasts has it
--- Params    platform, since
+-- Params    platforms (array), since
 -- Locks     none beyond a normal read
 -- Needs     the ledger, revision 0009
 
-select distinct on (metric, object)
+select distinct on (platform, metric, object)
+    platform,
     metric,
     object,
     dag_id,
@@ -26,5 +27,5 @@ select distinct on (metric, object)
     path,
     shifts
 from capacity_forecasts
-where platform = %(platform)s and made_at >= %(since)s
-order by metric, object, made_at desc
+where platform = any(%(platforms)s) and made_at >= %(since)s
+order by platform, metric, object, made_at desc

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from typing import Any
 
 import numpy as np
 
 from upkeep.capacity.catalog import named, used
-from upkeep.capacity.forecast import Forecast
-from upkeep.capacity.outlook import Outlook
+from upkeep.capacity.forecast import Forecast, Until
+from upkeep.capacity.outlook import Outlook, words
 from upkeep.ledger import Ledger, Run
 from upkeep.ledger.jsonb import jsonb
 from upkeep.settings import ROOT
@@ -22,11 +22,6 @@ MILESTONES = (30, 90, 180, 365)
 
 MOST_POINTS = 60
 """Of a path in the ledger; the milestones and the end are always among them."""
-
-COLUMNS = (
-    "platform", "dag_id", "run_id", "made_at", "metric", "object", "last_day", "points", "value", "most", "state",
-    "said", "method", "error", "horizon", "p10_days", "p50_days", "p90_days", "path", "shifts",
-)  # fmt: skip
 
 CURRENT = timedelta(days=40)
 """What the newest run did not forecast, and none before it for so long, is not shown any more."""
@@ -77,48 +72,78 @@ class Kept:
         return self.path["p10"][place], self.path["p50"][place], self.path["p90"][place]
 
 
-def keep(ledger: Ledger, run: Run, outlooks: Iterable[Outlook], now: datetime) -> None:
+COLUMNS = tuple(each.name for each in fields(Kept))
+
+
+def kept_of(outlook: Outlook, now: datetime) -> Kept:
+    """What the ledger keeps of it."""
+    series, found, until = outlook.series, outlook.forecast, outlook.until
+    day, value = series.last
+    known = found if isinstance(found, Forecast) else None
+    tried = known.backtest.methods.get(known.method) if known else None
+    return Kept(
+        metric=series.metric,
+        object=series.object,
+        made_at=now,
+        last_day=day,
+        points=len(series.values),
+        value=value,
+        most=series.most,
+        state=outlook.state,
+        said=outlook.said,
+        method=known.method if known else None,
+        error=tried.error * known.scale if known and tried else None,
+        horizon=known.horizon if known else None,
+        p10_days=until.p10 if until else None,
+        p50_days=until.p50 if until else None,
+        p90_days=until.p90 if until else None,
+        path=_path(known) if known else {},
+        shifts=_shifts(known) if known else [],
+    )
+
+
+def keep(ledger: Ledger, run: Run, kept: Iterable[Kept]) -> None:
     """Write down what a run said; said again, it replaces what the same run said before."""
-    rows = [(run.platform, run.dag_id, run.run_id, now, *_values(outlook)) for outlook in outlooks]
+    rows = [(run.platform, run.dag_id, run.run_id, *(_column(getattr(one, name)) for name in COLUMNS)) for one in kept]
+    names = ("platform", "dag_id", "run_id", *COLUMNS)
     with ledger.transaction() as connection, connection.cursor() as cursor:
         connection.execute(
             "delete from capacity_forecasts where platform = %s and dag_id = %s and run_id = %s",
             [run.platform, run.dag_id, run.run_id],
         )
         cursor.executemany(
-            f"insert into capacity_forecasts ({', '.join(COLUMNS)}) values ({', '.join(['%s'] * len(COLUMNS))})", rows
+            f"insert into capacity_forecasts ({', '.join(names)}) values ({', '.join(['%s'] * len(names))})", rows
         )
 
 
 def newest(ledger: Ledger, platform: str, now: datetime) -> list[Kept]:
-    """The newest forecast of each series."""
-    rows = ledger.rows(_text(), {"platform": platform, "since": now - CURRENT})
-    return [Kept(**{name: value for name, value in row.items() if name not in ("dag_id", "run_id")}) for row in rows]
+    """The newest forecast of each series, its days counted from today."""
+    return newest_of(ledger, [platform], now).get(platform, [])
 
 
-def _values(outlook: Outlook) -> list[Any]:
-    series, found, until = outlook.series, outlook.forecast, outlook.until
-    day, value = series.last
-    known = isinstance(found, Forecast)
-    tried = found.backtest.methods.get(found.method) if isinstance(found, Forecast) else None
-    return [
-        series.metric,
-        series.object,
-        day,
-        len(series.values),
-        value,
-        series.most,
-        outlook.state,
-        outlook.said,
-        found.method if isinstance(found, Forecast) else None,
-        tried.error * found.scale if tried and isinstance(found, Forecast) else None,
-        found.horizon if isinstance(found, Forecast) else None,
-        until.p10 if until else None,
-        until.p50 if until else None,
-        until.p90 if until else None,
-        jsonb(_path(found) if isinstance(found, Forecast) else {}),
-        jsonb(_shifts(found) if known and isinstance(found, Forecast) else []),
-    ]
+def newest_of(ledger: Ledger, platforms: Sequence[str], now: datetime) -> dict[str, list[Kept]]:
+    """The same of several platforms at once."""
+    found: dict[str, list[Kept]] = {}
+    for row in ledger.rows(_text(), {"platforms": list(platforms), "since": now - CURRENT}):
+        kept = Kept(**{name: row[name] for name in COLUMNS})
+        found.setdefault(row["platform"], []).append(_aged(kept, now))
+    return found
+
+
+def _aged(kept: Kept, now: datetime) -> Kept:
+    """What was in 25 days six days ago is in 19 now."""
+    passed = (now.astimezone(UTC).date() - kept.made_at.astimezone(UTC).date()).days
+    if passed <= 0 or kept.state not in ("ok", "finding") or kept.horizon is None:
+        return kept
+    early, expected, late = (
+        None if days is None else max(0, days - passed) for days in (kept.p10_days, kept.p50_days, kept.p90_days)
+    )
+    until = Until(early, expected, late, max(0, kept.horizon - passed))
+    return replace(kept, p10_days=early, p50_days=expected, p90_days=late, horizon=until.horizon, said=words(until))
+
+
+def _column(value: Any) -> Any:
+    return jsonb(value) if isinstance(value, (Mapping, list)) else value
 
 
 def _path(found: Forecast) -> dict[str, list[float]]:

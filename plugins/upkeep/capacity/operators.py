@@ -167,14 +167,14 @@ class ForecastCapacityOperator(CapacityOperator):
 
     def act(self, context: Context, run: Run) -> dict[str, Any]:
         from upkeep.capacity import demand, outlook
-        from upkeep.capacity.forecasts import keep
+        from upkeep.capacity.forecasts import keep, kept_of
         from upkeep.capacity.samples import read
 
         now = datetime.now(UTC)
         with self.ledger() as ledger:
             series = read(ledger, run.platform, now.date())
             seen = [outlook.look_ahead(one, self.section, now.date()) for one in series]
-            keep(ledger, run, [one for one in seen if one.age <= outlook.ENDED_DAYS], now)
+            keep(ledger, run, [kept_of(one, now) for one in seen if one.age <= outlook.ENDED_DAYS])
         try:
             outcomes = [*outlook.outcomes(seen, self.section), *demand.outcomes(series, now.date())]
             return {**self.conclude(run, outcomes), "series": len(series)}

@@ -72,7 +72,9 @@ def picture(series: Series, kept: Kept, full: float) -> Picture:
     points = _thinned({day: value for day, value in series.values.items() if day >= first}, first)
     path = kept.path
     horizon = int(path["days"][-1]) if path else 0
-    width = max(1.0, (last - first).days + horizon)
+    # Samples that came after the forecast are drawn over it.
+    origin = (kept.last_day - first).days
+    began, width = (last - first).days, max(1, (last - first).days, origin + horizon)
     judged = kept.most if kept.most and kind(series.metric).hint else None
     drawn = [value for _, value in points] + [value for name in ("p10", "p50") for value in path.get(name, ())]
     top = max(drawn)
@@ -90,9 +92,8 @@ def picture(series: Series, kept: Kept, full: float) -> Picture:
     def y(value: float) -> float:
         return round(BOX * (1 - (min(max(value, low), high) - low) / (high - low)), 1)
 
-    began = (last - first).days
-    ahead = [x(began + day) for day in path.get("days", ())]
-    start = f"{x(began)} {y(series.values[last])}"
+    ahead = [x(origin + day) for day in path.get("days", ())]
+    start = f"{x(origin)} {y(kept.value)}"
     lines = {name: [f"{at} {y(value)}" for at, value in zip(ahead, path.get(name, ()), strict=True)] for name in _PATHS}
     history, dots = _line(points, _step((last - first).days), x, y)
     return Picture(
@@ -112,23 +113,22 @@ def picture(series: Series, kept: Kept, full: float) -> Picture:
             for day, size in kept.shifts
             if date.fromisoformat(day) >= first
         ],
-        labels=_labels(series, low, None if limit is not None else high, first, last, horizon),
+        labels=_labels(series, low, None if limit is not None else high, first, last, width),
     )
 
 
 _PATHS = ("p10", "p50", "p90")
 
 
-def _labels(series: Series, low: float, high: float | None, first: date, last: date, horizon: int) -> list[Label]:
+def _labels(series: Series, low: float, high: float | None, first: date, last: date, width: int) -> list[Label]:
     """The ends of both axes, and where the past ends; a limit says its own height."""
-    at = 100 * (last - first).days / max(1, (last - first).days + horizon)
-    end = last + timedelta(days=horizon)
+    at = 100 * (last - first).days / width
     made = [] if high is None else [Label(0, 0, said(series.metric, high))]
     made += [Label(0, 100, said(series.metric, low)), Label(0, 112, str(first))]
     if at > 25:
         made.append(Label(at, 112, str(last), "end" if at > 80 else "middle"))
-    if horizon and at <= 80:
-        made.append(Label(100, 112, str(end), "end"))
+    if at <= 80:
+        made.append(Label(100, 112, str(first + timedelta(days=width)), "end"))
     return made
 
 

@@ -48,6 +48,11 @@ class Card:
     picture: Picture | None
     """None: too many of them for one page."""
 
+    @property
+    def limited(self) -> bool:
+        """Whether there is an end that anybody minds."""
+        return self.kept.most is not None and bool(kind(self.kept.metric).hint)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -88,17 +93,36 @@ def view(ledger: Ledger, platform: Platform, now: datetime, *, most_plots: int |
     :param most_plots: so many pictures, the most urgent series first; None for all.
     :raises LedgerError: the ledger cannot be used.
     """
-    today = now.astimezone(UTC).date()
-    series = {(one.metric, one.object): one for one in read(ledger, platform.name, today)}
-    kept = [one for one in newest(ledger, platform.name, now) if (one.metric, one.object) in series]
+    return view_of(
+        platform,
+        read(ledger, platform.name, now.astimezone(UTC).date()),
+        newest(ledger, platform.name, now),
+        advice=_open(ledger, platform.name, [AT_MOST, REQUESTS, SHRINK]),
+        gaps=_open(ledger, platform.name, [CHECK]),
+        most_plots=most_plots,
+    )
+
+
+def view_of(
+    platform: Platform,
+    listed: Sequence[Series],
+    forecasts: Sequence[Kept],
+    *,
+    advice: Sequence[dict[str, Any]] = (),
+    gaps: Sequence[dict[str, Any]] = (),
+    most_plots: int | None = None,
+) -> View:
+    """The same of what has been read already."""
+    series = {(one.metric, one.object): one for one in listed}
+    kept = [one for one in forecasts if (one.metric, one.object) in series]
     full = platform.capacity.full if platform.capacity else 0.9
     kept.sort(key=lambda one: (RANK[one.state], _soonness(one), one.metric, one.object))
     plots = len(kept) if most_plots is None else most_plots
     cards = [_card(series[one.metric, one.object], one, full, plot=place < plots) for place, one in enumerate(kept)]
-    limited = [card for card in cards if card.kept.most is not None and kind(card.kept.metric).hint]
+    limited = [card for card in cards if card.limited]
     rest: dict[str, list[Card]] = {}
     for card in cards:
-        if card not in limited and card.kept.metric not in ("rows", "new_rows"):
+        if not card.limited and card.kept.metric not in ("rows", "new_rows"):
             rest.setdefault(card.kept.metric, []).append(card)
     by_name = {(card.kept.metric, card.kept.object): card for card in cards}
     return View(
@@ -109,20 +133,21 @@ def view(ledger: Ledger, platform: Platform, now: datetime, *, most_plots: int |
         free=[
             (_words(metric), sorted(those, key=lambda card: -card.kept.value)) for metric, those in sorted(rest.items())
         ],
-        growth=[_row(one, by_name["rows", one.name]) for one in growing(list(series.values()), kept)],
-        advice=_open(ledger, platform.name, [AT_MOST, REQUESTS, SHRINK]),
-        gaps=_open(ledger, platform.name, [CHECK]),
+        growth=[_row(one, by_name["rows", one.name]) for one in growing(listed, kept)],
+        advice=advice,
+        gaps=gaps,
     )
 
 
 def _card(series: Series, kept: Kept, full: float, *, plot: bool) -> Card:
     limit = kept.most if kept.most and kind(kept.metric).hint else None
+    _, value = series.last
     return Card(
         name=named(kept.metric, kept.object),
         kept=kept,
-        now=said(kept.metric, kept.value),
+        now=said(kept.metric, value),
         limit=of_limit(kept.metric, limit) if limit else "",
-        share=kept.value / limit if limit else None,
+        share=value / limit if limit else None,
         days=_days(kept),
         range=_range(kept),
         error=said(kept.metric, kept.error) if kept.error is not None else "",
