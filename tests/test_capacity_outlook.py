@@ -115,10 +115,13 @@ def test_days_are_counted_from_today_and_old_samples_say_nothing() -> None:
 
 
 def test_nothing_is_judged_without_a_limit_or_where_the_limit_is_no_end() -> None:
-    for metric, most in (("table_bytes", None), ("volume_share", None), ("autoscaler_replicas", 10.0), ("new", 5.0)):
+    for metric, most in (("table_bytes", None), ("autoscaler_replicas", 10.0), ("new", 5.0)):
         outlook = seen([9.0] * 30, metric, most=most)
         assert outlook.state == "free"
-        assert outcomes([outlook], SECTION) == []
+        (outcome,) = outcomes([outlook], SECTION)
+        assert (outcome.state, outcome.object) == ("ok", "")
+    (outcome,) = outcomes([seen([9.0] * 30, "database_bytes", most=None)], SECTION)
+    assert outcome.state == "ok", "a limit that was taken away ends its finding"
 
 
 @pytest.mark.parametrize("most", [0.0, -1.0])

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from datetime import date, timedelta
 from statistics import mean, median
 
+from upkeep.capacity.outlook import ENDED_DAYS
 from upkeep.capacity.samples import Series
-from upkeep.findings import Finding, Outcome, Severity, judged
+from upkeep.findings import Finding, Outcome, Severity, judged, ok
 
 AT_MOST, REQUESTS = "capacity_autoscaler", "capacity_requests"
 
@@ -26,7 +27,10 @@ USED_LITTLE, USED_TOO_MUCH = 0.25, 1.2
 def outcomes(series: Sequence[Series], today: date) -> list[Outcome]:
     """``capacity_autoscaler`` and ``capacity_requests``, an outcome for each that was seen within the last week."""
     made = []
+    checks = {"autoscaler_at_most_share": AT_MOST, "request_share": REQUESTS}
     for one in series:
+        if one.metric in checks and (today - one.last[0]).days > ENDED_DAYS:
+            made.append(ok(checks[one.metric], Severity.P4, object=one.object, said="it is not there any more"))
         days = [value for day, value in one.values.items() if today - day < WEEK]
         if len(days) >= LEAST_DAYS and one.metric == "autoscaler_at_most_share":
             made.append(_at_most(one.object, days))

@@ -97,7 +97,7 @@ class SampleCapacityOperator(CapacityOperator):
             yield collection.probe("redis", {"redis": partial(_redis, arguments)})
         if subject.kafka and not away["kafka"]:
             config = self._resolved(connections.kafka_config, subject.conn("kafka"))
-            yield collection.probe("kafka", {"kafka topics": partial(_kafka, subject.kafka, config)})
+            yield collection.probe("kafka", {"kafka": partial(_kafka, subject.kafka, config)})
         for bucket, conn_id in self._buckets():
             client = self._resolved(connections.s3_client, conn_id)
             yield collection.probe(f"bucket {bucket}", {f"bucket {bucket}": partial(_bucket, client, bucket)})
@@ -172,7 +172,7 @@ class ForecastCapacityOperator(CapacityOperator):
 
         now = datetime.now(UTC)
         with self.ledger() as ledger:
-            series = read(ledger, run.platform, now.date())
+            series = read(ledger, run.platform, now.date(), seen_within=2 * outlook.ENDED_DAYS)
             seen = [outlook.look_ahead(one, self.section, now.date()) for one in series]
             keep(ledger, run, [kept_of(one, now) for one in seen if one.age <= outlook.ENDED_DAYS])
         try:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from typing import Any, Literal
 
 from upkeep.capacity.catalog import kind, named, of_limit, said, used
 from upkeep.capacity.forecast import Forecast, Insufficient, Until, forecast
 from upkeep.capacity.samples import Series
-from upkeep.findings import Finding, Outcome, Severity, judged, unknown
+from upkeep.findings import Finding, Outcome, Severity, judged, ok, unknown
 from upkeep.platforms.growth import Capacity
 
 CHECK, SHRINK = "capacity_forecast", "capacity_shrink"
@@ -27,6 +27,8 @@ OVERSIZED = 0.3
 """Of its limit: what stays below this, late tenth included, for as far as can be seen, is more than is needed."""
 
 YEAR = 365
+
+DAY = timedelta(days=1)
 
 State = Literal["ok", "finding", "unknown", "free"]
 """``free``: nothing limits it, so nothing is judged."""
@@ -59,7 +61,7 @@ def look_ahead(series: Series, section: Capacity, today: date) -> Outlook:
     # Who plans a business asks about a year.
     horizon = max(section.horizon.days, YEAR) if series.metric == "rows" else section.horizon.days
     found = forecast(series.values, horizon=horizon, least=section.least_samples)
-    most = series.most if series.most and series.most > 0 and kind(series.metric).hint else None
+    most = series.most if limited(series) else None
     until, severity, oversized = None, None, False
     state: State = "free" if most is None else "ok"
     if isinstance(found, Insufficient):
@@ -89,18 +91,21 @@ def look_ahead(series: Series, section: Capacity, today: date) -> Outlook:
 
 
 def outcomes(outlooks: Iterable[Outlook], section: Capacity) -> list[Outcome]:
-    """An outcome for each series that has a limit; of the rest nothing is judged."""
+    """An outcome for each series that has a limit, or could have one; of the rest nothing is judged."""
     made = []
     outlooks = list(outlooks)
     if not outlooks:
         reason = "there is no daily sample yet; the task `capacity` of the daily maintenance takes them"
         return [unknown(CHECK, UNKNOWN_SEVERITY, reason)]
     for outlook in outlooks:
-        if limited(outlook.series):
+        if kind(outlook.series.metric).hint and not limited(outlook.series):
+            # One that had a limit and lost it is no finding any more.
+            made.append(ok(CHECK, WARN, object=outlook.series.name, said="nothing is known to limit it"))
+        elif limited(outlook.series):
             made.append(_outcome(outlook, section))
             if kind(outlook.series.metric).shrink and outlook.state in ("ok", "finding"):
                 made.append(_shrink(outlook))
-    return made
+    return made or [ok(CHECK, WARN, said="nothing that is sampled has a limit")]
 
 
 def words(until: Until) -> str:
@@ -113,16 +118,15 @@ def words(until: Until) -> str:
 
 
 def limited(series: Series) -> bool:
-    return series.most is not None and bool(kind(series.metric).hint)
+    return series.most is not None and series.most > 0 and bool(kind(series.metric).hint)
 
 
 def _severity(until: Until, section: Capacity) -> Severity | None:
     """By the early tenth; critical only when it is also expected within the lead time, not merely possible."""
-    if until.p10 is None or until.p10 >= section.warn_left.days:
+    warn, critical = section.warn_left / DAY, section.critical_left / DAY
+    if until.p10 is None or until.p10 >= warn:
         return None
-    if until.p10 < section.critical_left.days and until.p50 is not None and until.p50 < section.warn_left.days:
-        return CRITICAL
-    return WARN
+    return CRITICAL if until.p10 < critical and until.p50 is not None and until.p50 < warn else WARN
 
 
 def _from_today(until: Until, age: int) -> Until:

@@ -10,7 +10,14 @@ from functools import cache
 from upkeep.capacity.forecast import MOST_DAYS
 from upkeep.capacity.sampling.measured import Measured
 from upkeep.ledger import Ledger
+from upkeep.ledger.jsonb import text
 from upkeep.settings import ROOT
+
+LIMIT_SAMPLES = 14
+"""A limit that nobody has known for so many samples is none any more."""
+
+MOST_NAME = 500
+"""Letters of an object's name; labels may be anything."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +30,7 @@ class Series:
     """The oldest first; a day that is not there was not measured."""
 
     most: float | None
-    """The newest limit that was known."""
+    """The newest limit that was known within the last two weeks of samples."""
 
     @property
     def name(self) -> str:
@@ -45,7 +52,15 @@ def record(ledger: Ledger, platform: str, measured: Iterable[Measured], now: dat
     """
     today = now.astimezone(UTC).date()
     rows = [
-        (platform, one.metric, one.object, today - timedelta(days=one.days_ago), one.value, one.most, now)
+        (
+            platform,
+            one.metric,
+            text(one.object)[:MOST_NAME],
+            today - timedelta(days=one.days_ago),
+            one.value,
+            one.most,
+            now,
+        )
         for one in measured
     ]
     with ledger.transaction() as connection, connection.cursor() as cursor:
@@ -68,17 +83,22 @@ def forget(ledger: Ledger, platform: str, keep: timedelta, now: datetime) -> int
         return gone.rowcount
 
 
-def read(ledger: Ledger, platform: str, today: date) -> list[Series]:
-    """Every series of a platform, as far back as it says anything about tomorrow."""
+def read(ledger: Ledger, platform: str, today: date, *, seen_within: int = MOST_DAYS) -> list[Series]:
+    """
+    Every series of a platform, as far back as it says anything about tomorrow.
+
+    :param seen_within: so many days; what was measured last before that is left out.
+    """
     rows = ledger.rows(_text("series"), {"platform": platform, "since": today - timedelta(days=MOST_DAYS)})
     return [
         Series(
             row["metric"],
             row["object"],
             dict(zip(row["days"], row["values"], strict=True)),
-            next((most for most in reversed(row["limits"]) if most is not None), None),
+            next((most for most in reversed(row["limits"][-LIMIT_SAMPLES:]) if most is not None), None),
         )
         for row in rows
+        if (today - row["days"][-1]).days <= seen_within
     ]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from upkeep.capacity.catalog import kind, named, of_limit, said
 from upkeep.capacity.demand import AT_MOST, REQUESTS
-from upkeep.capacity.forecasts import Kept, newest
+from upkeep.capacity.forecasts import CURRENT, Kept, newest
 from upkeep.capacity.growing import Grows, growing
 from upkeep.capacity.outlook import SHRINK
 from upkeep.capacity.plot import Picture, picture
@@ -51,7 +51,7 @@ class Card:
     @property
     def limited(self) -> bool:
         """Whether there is an end that anybody minds."""
-        return self.kept.most is not None and bool(kind(self.kept.metric).hint)
+        return bool(self.limit) or self.share is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ def view(ledger: Ledger, platform: Platform, now: datetime, *, most_plots: int |
     """
     return view_of(
         platform,
-        read(ledger, platform.name, now.astimezone(UTC).date()),
+        read(ledger, platform.name, now.astimezone(UTC).date(), seen_within=CURRENT.days),
         newest(ledger, platform.name, now),
         advice=_open(ledger, platform.name, [AT_MOST, REQUESTS, SHRINK]),
         gaps=_open(ledger, platform.name, [CHECK]),
@@ -140,7 +140,7 @@ def view_of(
 
 
 def _card(series: Series, kept: Kept, full: float, *, plot: bool) -> Card:
-    limit = kept.most if kept.most and kind(kept.metric).hint else None
+    limit = kept.most if kept.most and kept.most > 0 and kind(kept.metric).hint else None
     _, value = series.last
     return Card(
         name=named(kept.metric, kept.object),
