@@ -107,7 +107,8 @@ def test_the_report_fits_a_phone_asks_for_nothing_and_says_everything_in_words(
             assert plots.count() == 18
             assert page.get_by_role("img", name=re.compile("connections: 200 daily samples, .*; full already")).count()
             # The letters stay as large as they are meant to be, however narrow the picture.
-            heights = plots.locator("text").evaluate_all("texts => texts.map(t => t.getBBox().height)")
+            texts = page.locator("section[aria-labelledby=plots] svg.plot text")
+            heights = texts.evaluate_all("texts => texts.map(t => t.getBBox().height)")
             assert min(heights) >= 11
             page.screenshot(path=SCREENSHOTS / f"capacity-{name}.png", full_page=True)
 

@@ -24,9 +24,11 @@ select
                 c.reltuples / nullif(c.relpages, 0)
                 * (pg_relation_size(c.oid) / current_setting('block_size')::int)
             )::float8
-        from pg_partition_tree(w.oid) as part
-        join pg_class as c on c.oid = part.relid
-        where part.isleaf and c.reltuples > 0
+        from pg_class as c
+        where
+            -- A table without partitions has no tree.
+            (c.oid = w.oid or c.oid in (select part.relid from pg_partition_tree(w.oid) as part))
+            and c.relkind in ('r', 'm') and c.reltuples > 0
     ) as rows,
     exists (
         select from pg_attribute as a

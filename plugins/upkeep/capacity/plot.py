@@ -83,7 +83,7 @@ def picture(series: Series, kept: Kept, full: float) -> Picture:
     far = judged is not None and judged > FAR * max(top, 1e-300)
     limit = judged if judged is not None and not far else None
     high = max([top, min(max(band, default=top), 1.6 * max(top, limit or top)), *([limit] if limit else [])])
-    low = 0.0 if judged or kind(series.metric).unit == "share" else min(drawn)
+    low = min([0.0, *drawn]) if judged or kind(series.metric).unit == "share" else min(drawn)
     low, high = _room(low, high)
 
     def x(days: float) -> float:
