@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.backup import backup
+from bench.forecast import contest as forecast
 from bench.page import page
 from bench.parse import parse
 from bench.plan import plan
@@ -29,6 +30,7 @@ CONTESTS: dict[str, tuple[Callable[..., dict[str, Any]], float]] = {
     "page": (page, 1.0),
     "backup": (backup, 0.2),
     "restore": (restore, 0.6),
+    "forecast": (forecast, 0.1),
 }
 """Each contest, and the ratio that it must not exceed."""
 

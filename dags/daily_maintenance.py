@@ -2,7 +2,8 @@
 Daily maintenance of one platform: look, tidy up, care for the database, report.
 
 - **Runs** daily when the platform's maintenance window opens (`windows.daily`).
-- **Touches** nothing in `health` but a canary row; deletes expired logs and finished Jobs by the platform file's
+- **Touches** nothing in `health` but a canary row, and nothing in `capacity`, which keeps a sample a day of all that
+  can run out; deletes expired logs and finished Jobs by the platform file's
   rules; vacuums and analyzes only the tables that need it. Tables stay readable and writable throughout.
 - **Re-run** any task whenever you like: each starts from what it finds. A backfill of missed days does once what
   counts for all of them, and a report for each.
@@ -15,6 +16,7 @@ from datetime import timedelta
 from airflow.sdk import DAG, TriggerRule
 
 from upkeep.backup.retention.operators import BackupFreshnessOperator
+from upkeep.capacity.operators import SampleCapacityOperator
 from upkeep.cleanup.operators import CleanupOperator
 from upkeep.defaults import dag_defaults, postgres_pool
 from upkeep.health.operators import HealthCheckOperator
@@ -54,6 +56,15 @@ def daily_maintenance(platform: Platform) -> None:
             areas.append(
                 BackupFreshnessOperator(
                     task_id="backup_freshness",
+                    platform=platform.name,
+                    execution_timeout=timedelta(minutes=10),
+                    trigger_rule=TriggerRule.ALL_DONE,
+                )
+            )
+        if platform.capacity:
+            areas.append(
+                SampleCapacityOperator(
+                    task_id="capacity",
                     platform=platform.name,
                     execution_timeout=timedelta(minutes=10),
                     trigger_rule=TriggerRule.ALL_DONE,

@@ -3,10 +3,10 @@ Monthly maintenance of one platform: look, delete what has expired, rebuild the 
 
 - **Runs** monthly when the platform's maintenance window opens (`windows.monthly`).
 - **Touches** a canary row in `health`; nothing in `settings`, which tells the dangerous ones and what has changed
-  since last month; in `retention` rows that the platform file's rules have expired, archived first
-  where they say so, in small transactions and inside a cap; in `leftovers` invalid indexes that interrupted rebuilds
-  left behind; in `reindex` only bloated indexes, one at a time and concurrently. Tables stay readable and writable
-  throughout.
+  since last month, nor in `capacity`, which says what runs out and when; in `retention` rows that the platform file's
+  rules have expired, archived first where they say so, in small transactions and inside a cap; in `leftovers` invalid
+  indexes that interrupted rebuilds left behind; in `reindex` only bloated indexes, one at a time and concurrently.
+  Tables stay readable and writable throughout.
 - **Re-run** any task whenever you like: each starts from what it finds, and an index that was rebuilt is not again.
 - **If it fails** open the first red task: its last lines say what was found and what to do. An index that was not
   rebuilt says who was in the way, or what was missing; nothing is lost by waiting for the next window.
@@ -18,6 +18,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, Param, TriggerRule
 
+from upkeep.capacity.operators import ForecastCapacityOperator
 from upkeep.defaults import dag_defaults, postgres_pool
 from upkeep.health.operators import HealthCheckOperator
 from upkeep.platforms import Platform, platforms
@@ -67,6 +68,16 @@ def monthly_maintenance(platform: Platform) -> None:
             # Deleting bloats indexes, so they are chosen after it.
             health >> settings >> retention >> leftovers >> choose >> reindex
             work += [settings, retention, leftovers, choose, reindex]
+        if platform.capacity:
+            work.append(
+                ForecastCapacityOperator(
+                    task_id="capacity",
+                    platform=platform.name,
+                    trigger_rule=TriggerRule.ALL_DONE,
+                    execution_timeout=timedelta(minutes=10),
+                )
+            )
+            health >> work[-1]
         report = ReportOperator(
             task_id="report", platform=platform.name, sections=SERVICES, trigger_rule=TriggerRule.ALL_DONE
         )

@@ -3,8 +3,9 @@ Weekly maintenance of one platform: look, then tell the database's owner what is
 
 - **Runs** weekly when the platform's maintenance window opens (`windows.weekly`).
 - **Touches** nothing but a canary row in `health`. `statistics` and `settings` read catalogs and counters, and keep in
-  the ledger what those stood at, so that the next run tells what happened in between. `backup` restores a random older
-  backup into a throw-away cluster on the worker; `sweep` and `remove` leave nothing of it.
+  the ledger what those stood at, so that the next run tells what happened in between. `capacity` reads the ledger and
+  says what runs out, and when. `backup` restores a random older backup into a throw-away cluster on the worker; `sweep`
+  and `remove` leave nothing of it.
 - **Re-run** any task whenever you like: a run that is repeated compares with the same week again.
 - **If it fails** open the first red task: its last lines say what was found and what to do. Slow queries, idle indexes
   and sizes are told in the report and turn nothing red; a setting that can lose the database does, at P0.
@@ -15,6 +16,7 @@ from datetime import timedelta
 from airflow.sdk import DAG, BaseOperator, TriggerRule
 
 from upkeep.backup.operators import SweepScratchOperator, VerifyBackupOperator
+from upkeep.capacity.operators import ForecastCapacityOperator
 from upkeep.defaults import dag_defaults, postgres_pool
 from upkeep.health.operators import HealthCheckOperator
 from upkeep.platforms import Platform, platforms
@@ -39,6 +41,15 @@ def weekly_maintenance(platform: Platform) -> None:
                 )
                 for area in ("statistics", "settings")
             ]
+        if platform.capacity:
+            areas.append(
+                ForecastCapacityOperator(
+                    task_id="capacity",
+                    platform=platform.name,
+                    trigger_rule=TriggerRule.ALL_DONE,
+                    execution_timeout=timedelta(minutes=10),
+                )
+            )
         report = ReportOperator(
             task_id="report", platform=platform.name, sections=SERVICES, trigger_rule=TriggerRule.ALL_DONE
         )

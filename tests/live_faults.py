@@ -74,6 +74,7 @@ BATCHES: dict[str, list[Expected]] = {
         studyspot("redis_down", "redis_connect", "P0", r"(?i)refused"),
         Expected("studyspot", "kubernetes_down", "kubernetes_api", "P1", r"(?i)refused"),
         Expected("studyspot", "prometheus_down", "disk", "P1", r"(?i)could not look.*refused"),
+        Expected("studyspot", "prometheus_down", "capacity_sample/volumes", "P3", r"(?i)could not look.*refused"),
         Expected("adaptive_learning", "kubernetes_down", "kubernetes_api", "P1", r"(?i)refused"),
         adaptive_learning("kafka_down", "kafka_brokers/brokers", "P1", r"(?i)broker"),
         adaptive_learning("postgres_down", "postgres_connect", "P0", r"(?i)refused"),

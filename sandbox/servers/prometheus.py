@@ -76,6 +76,7 @@ _HELP = {
     "node_filesystem_readonly": "Filesystem read-only status.",
     "node_memory_MemTotal_bytes": "Memory information field MemTotal_bytes.",
     "node_memory_MemAvailable_bytes": "Memory information field MemAvailable_bytes.",
+    "instance:node_cpu_utilisation:rate5m": "Share of the host's CPU in use, as a recording rule keeps it.",
     "service:requests:rate5m": "Requests per second, as a recording rule keeps them.",
     "service:request_errors:ratio_rate5m": "Share of requests answered with 5xx, as a recording rule keeps it.",
 }
@@ -202,6 +203,7 @@ def _exposition(platform: str, on: set[str]) -> Iterator[str]:
         total = host.memory_gib * GIB
         samples["node_memory_MemTotal_bytes"].append(f"{{{labels}}} {total}")
         samples["node_memory_MemAvailable_bytes"].append(f"{{{labels}}} {round(total * (1 - memory))}")
+        samples["instance:node_cpu_utilisation:rate5m"].append(f"{{{labels}}} {host.memory_used / 2:.3f}")
         for disk in host.disks:
             used = data if disk.mountpoint == DATA and data is not None else disk.used
             size, left = disk.gib * GIB, round(disk.gib * GIB * (1 - used))

@@ -62,7 +62,7 @@ def look(settings: Kafka, config: Mapping[str, Any], *, timeout_s: float = 3.0) 
             unknown(LOG_DIRS, DRIFT_SEVERITY, wrong.message, explained_by=RETENTION),
         ]
     names = sorted(name for name, topic in metadata.topics.items() if topic.error is None and name[:1] != "_")
-    matched = {name: policy for name in names if (policy := _policy(settings.topics, name))}
+    matched = {name: policy for name in names if (policy := policy_of(settings.topics, name))}
     brokers = {id: (broker.host, broker.port) for id, broker in metadata.brokers.items()}
     with ThreadPoolExecutor(max_workers=max(1, min(16, len(brokers)))) as threads:
         asked = {id: threads.submit(_log_dirs_of, *address, config, deadline) for id, address in brokers.items()}
@@ -71,7 +71,7 @@ def look(settings: Kafka, config: Mapping[str, Any], *, timeout_s: float = 3.0) 
     return [*retention, *_sizes(settings, matched, told)]
 
 
-def _policy(policies: Iterable[TopicPolicy], topic: str) -> TopicPolicy | None:
+def policy_of(policies: Iterable[TopicPolicy], topic: str) -> TopicPolicy | None:
     """The first that matches."""
     return next((policy for policy in policies if fnmatchcase(topic, policy.pattern)), None)
 

@@ -90,7 +90,8 @@ def usage(
                         facts={"share": share},
                     )
                 )
-    return judged("usage", USAGE_UNKNOWN, findings, nodes=node_shares, containers=container_shares)
+    requests = _request_shares(pods, pod_metrics)
+    return judged("usage", USAGE_UNKNOWN, findings, nodes=node_shares, containers=container_shares, requests=requests)
 
 
 def _node_shares(found: Sequence[Object], metrics: Sequence[Object]) -> dict[str, float]:
@@ -123,6 +124,30 @@ def _container_shares(pods: Sequence[Object], metrics: Sequence[Object]) -> dict
                     object = f"{owner(pod)}/{container['name']}/{resource}"
                     shares[object] = max(share, shares.get(object, 0.0))
     return shares
+
+
+def _request_shares(pods: Sequence[Object], metrics: Sequence[Object]) -> dict[str, float]:
+    """``{"studyspot-api/app/cpu": 0.3}``: what all pods of a workload use, of what they request."""
+    used_by = {
+        (each["metadata"]["name"], container["name"]): container.get("usage") or {}
+        for each in metrics
+        for container in each.get("containers") or ()
+    }
+    sums: dict[str, tuple[float, float]] = {}
+    for pod in pods:
+        for container in pod["spec"]["containers"]:
+            requests = (container.get("resources") or {}).get("requests") or {}
+            used = used_by.get((pod["metadata"]["name"], container["name"]))
+            for resource in RESOURCES:
+                if used is None or resource not in requests or resource not in used:
+                    continue
+                object = f"{owner(pod)}/{container['name']}/{resource}"
+                uses, requested = sums.get(object, (0.0, 0.0))
+                sums[object] = (
+                    uses + float(parse_quantity(used[resource])),
+                    requested + float(parse_quantity(requests[resource])),
+                )
+    return {object: round(used / requested, 4) for object, (used, requested) in sums.items() if requested > 0}
 
 
 def _share(used: Object | None, most: Object | None, resource: str) -> float | None:

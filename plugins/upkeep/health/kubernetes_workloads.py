@@ -231,7 +231,15 @@ def scaling(settings: Kubernetes, found: Sequence[Object], scalers: Sequence[Obj
                 facts={"was": was, "now": new, "until": until.isoformat()},
             )
         )
-    return judged("scaling", PODS_SEVERITY, findings)
+    # Only where there is room to scale: one that is pinned (minReplicas = maxReplicas) is always there.
+    at_most = {
+        each["metadata"]["name"]: float(
+            ((each.get("status") or {}).get("currentReplicas") or 0) >= each["spec"]["maxReplicas"]
+        )
+        for each in scalers
+        if each["spec"]["maxReplicas"] > (each["spec"].get("minReplicas") or 1)
+    }
+    return judged("scaling", PODS_SEVERITY, findings, at_most=at_most)
 
 
 def _memory(text: Any) -> tuple[int, int, datetime] | None:

@@ -104,6 +104,34 @@ def least(settings: Metrics, query: str, *, connect_to: Mapping[str, str], now: 
     return min(values)
 
 
+def now_of(settings: Metrics, query: str, *, connect_to: Mapping[str, str], ask: str = "{query}") -> dict[str, float]:
+    """
+    Each series of a query by its object, ``{"db-0:9100:/": 0.38}``; those that are no number are left out.
+
+    :param ask: what is asked about the query: ``quantile_over_time(0.95, ({query})[1d:5m])``.
+    :raises NoAnswer: Prometheus is silent, there is no such series, or nobody measures them any more.
+    """
+    prometheus = _Prometheus(settings.prometheus, connect_to)
+    found = prometheus.instant(ask.format(query=query))
+    if not found:
+        raise NoAnswer(f"no series for {query}")
+    moment, fresh_s = datetime.now(UTC).timestamp(), settings.fresh.total_seconds()
+    ages = [
+        (each.labels, moment - each.value)
+        for selector in selectors(query)
+        for each in prometheus.instant(f"timestamp({selector})")
+    ]
+    stale = [labels for labels, age_s in ages if age_s > fresh_s]
+    values = {
+        _object(each.labels): each.value
+        for each in found
+        if each.value == each.value and not any(_belongs(labels, each.labels) for labels in stale)
+    }
+    if not values:
+        raise NoAnswer(f"what {query} reads is older than {format_duration(settings.fresh)}")
+    return values
+
+
 def _look(
     settings: Metrics, prometheus: _Prometheus, check: str, query: str, threshold: Threshold, now: datetime
 ) -> list[Outcome]:

@@ -78,6 +78,15 @@ def look(
     return [judged("redis_connect", settings.severity, [finding], error=said), *rest], {}
 
 
+def info_of(arguments: Mapping[str, Any], timeout_s: float = 3.0) -> Mapping[str, Any]:
+    """``INFO``. :raises RedisError: twice no answer, or a refusal. :raises OSError: no connection."""
+    info, trouble = _ask(arguments, timeout_s)
+    if info is None:
+        assert trouble is not None
+        raise trouble
+    return info
+
+
 def _ask(arguments: Mapping[str, Any], timeout_s: float) -> tuple[Mapping[str, Any] | None, Exception | None]:
     """``INFO``, or why there is none; tried twice, because one blip pages nobody."""
     began = time.monotonic()

@@ -19,7 +19,8 @@ HEADLINES = {
     "redis_hit_rate": {"rate": "redis_hit_rate"},
     "redis_clients": {"clients": "redis_clients"},
     "kafka_lag": {"lag": "kafka_lag"},
-    "usage": {"nodes": "node_share", "containers": "container_share"},
+    "usage": {"nodes": "node_share", "containers": "container_share", "requests": "request_share"},
+    "scaling": {"at_most": "autoscaler_at_most"},
     "disk": {"share": "disk_share"},
     "memory": {"share": "memory_share"},
 }

@@ -75,6 +75,13 @@ def platform(request: Request, name: str) -> Response:
     )
 
 
+@pages.get("/platforms/{name}/capacity/")
+def capacity(request: Request, name: str) -> Response:
+    reader = _reader(request)
+    own = _platform(reader, name)
+    return _shared(request, reader, "capacity", lambda ledger, at: views.capacity(ledger, own, at), name)
+
+
 @pages.get("/findings/")
 def findings(request: Request) -> Response:
     reader, wanted = _reader(request), views.Filter.of(request.query_params)

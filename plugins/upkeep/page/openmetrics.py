@@ -9,6 +9,7 @@ from typing import Any
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from upkeep.capacity.forecasts import newest_of
 from upkeep.ledger import Ledger
 from upkeep.page import backups, now, windows
 from upkeep.page.ask import ask
@@ -30,7 +31,12 @@ class _Gathered:
 def text(ledger: Ledger, reader: Reader, at: datetime, zone: str) -> bytes:
     """All metrics of the platforms that the reader may see."""
     gathered: Any = _Gathered(
-        [*_findings(ledger, reader, at), *_windows(ledger, reader, at, zone), *_backups(ledger, reader, at)]
+        [
+            *_findings(ledger, reader, at),
+            *_windows(ledger, reader, at, zone),
+            *_backups(ledger, reader, at),
+            *_capacity(ledger, reader, at),
+        ]
     )
     # Its signature has no types.
     content: bytes = generate_latest(gathered)  # type: ignore[no-untyped-call]
@@ -114,6 +120,24 @@ def _backups(ledger: Ledger, reader: Reader, at: datetime) -> Iterator[GaugeMetr
         "So much may be lost: recovery.rpo of the platform file.",
         ["platform"],
         (([name], proof.promise_s) for name, proof in proofs.items() if proof.promise_s is not None),
+        unit="seconds",
+    )
+
+
+def _capacity(ledger: Ledger, reader: Reader, at: datetime) -> Iterator[GaugeMetricFamily]:
+    names = [platform.name for platform in reader.platforms if platform.capacity]
+    kept = [(name, one) for name, those in newest_of(ledger, names, at).items() for one in those if one.state != "free"]
+    # What is not full within the horizon has no sample: nobody has seen that far.
+    yield _gauge(
+        "capacity_left",
+        "Until this counts as full, if things go on as they did; early is the forecast's p10.",
+        ["platform", "metric", "object", "when"],
+        (
+            ([name, one.metric, one.object, when], days * 86400)
+            for name, one in kept
+            for when, days in (("early", one.p10_days), ("expected", one.p50_days))
+            if days is not None
+        ),
         unit="seconds",
     )
 

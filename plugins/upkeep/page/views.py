@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
+from upkeep.capacity import view as outlooks
 from upkeep.findings import Severity
 from upkeep.incident.record import Incident, find, incident_of, tampered, timeline
 from upkeep.ledger import Ledger
@@ -95,9 +96,15 @@ def one(ledger: Ledger, reader: Reader, platform: Platform, at: datetime, zone: 
         "wrong_before": [one for one in wrong if at - one.due_at > RECENT][:MOST_WRONG],
         "proof": backups.proofs(ledger, [platform], at).get(platform.name),
         "backups": ask(ledger, "backup_list", platform=platform.name, most=MOST_BACKUPS) if platform.backup else [],
+        "runs_out": outlooks.left(ledger, platform.name, at) if platform.capacity else [],
         "incidents": _named(ask(ledger, "incidents", platforms=names, most=10), reader),
         "reports": _reports(reader, ask(ledger, "reports", platforms=names)),
     }
+
+
+def capacity(ledger: Ledger, platform: Platform, at: datetime) -> dict[str, Any]:
+    """When which limit of one platform is reached."""
+    return {"platform": platform, "view": outlooks.view(ledger, platform, at, most_plots=outlooks.MOST_PLOTS)}
 
 
 def _daily(made: windows.Calendar) -> bool:

@@ -263,6 +263,9 @@ class Metrics(Section):
     memory_query: str = "1 - node_memory_MemAvailable_bytes / node_memory_MemTotal_bytes"
     """PromQL whose series are shares of memory used, one per instance."""
 
+    cpu_query: str = ""
+    """PromQL whose series are shares of CPU used, one per instance; without it there are no samples of it."""
+
     database_free: str = ""
     """PromQL for the bytes left where the database's data are; of several series the least counts. Without it nobody
     knows, and no index is rebuilt."""

@@ -5,7 +5,7 @@
 from airflow.api_fastapi.core_api.security import requires_access_dag
 from fastapi import APIRouter, Depends, HTTPException, Response
 
-from upkeep.report.storage import DATA, PAGE, read
+from upkeep.report.storage import CAPACITY, DATA, PAGE, read
 
 reports = APIRouter(
     prefix="/reports/{platform}/{dag_id}/{run_id}", dependencies=[Depends(requires_access_dag(method="GET"))]
@@ -22,12 +22,17 @@ def data(platform: str, dag_id: str, run_id: str) -> Response:
     return Response(_found(platform, dag_id, run_id, DATA), media_type="application/json")
 
 
-def _found(platform: str, dag_id: str, run_id: str, name: str) -> bytes:
+@reports.get("/capacity.html")
+def capacity(platform: str, dag_id: str, run_id: str) -> Response:
+    return Response(_found(platform, dag_id, run_id, CAPACITY, "capacity"), media_type="text/html; charset=utf-8")
+
+
+def _found(platform: str, dag_id: str, run_id: str, name: str, task: str = "report") -> bytes:
     content = read(platform, dag_id, run_id, name)
     if content is None:
         raise HTTPException(
             404,
-            f"No report of {dag_id}, run {run_id}, for {platform}: its task `report` has not run yet or failed,"
+            f"No report of {dag_id}, run {run_id}, for {platform}: its task `{task}` has not run yet or failed,"
             " or the report was removed.",
         )
     return content

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
 
 PAGE, DATA = "report.html", "report.json"
+CAPACITY = "capacity.html"
+"""Beside the report of a run that has forecast."""
+
 LOCAL = ("", "file", "local")
 
 
@@ -117,15 +120,16 @@ def keep(platform: str, dag_id: str, run_id: str, name: str, content: bytes) -> 
 
 def read(platform: str, dag_id: str, run_id: str, name: str) -> bytes | None:
     """
-    ``report.html`` or ``report.json`` of one run; None when that report does not exist or is not whole.
+    ``report.html``, ``report.json`` or ``capacity.html`` of one run; None when it does not exist or is not whole.
 
     :raises ReportError: the storage refused.
     """
-    if name not in (PAGE, DATA):
+    if name not in (PAGE, DATA, CAPACITY):
         return None
     source = place(platform, dag_id, run_id)
     try:
-        if _outside(source / name) or not (source / DATA).is_file():
+        # What a task wrote in one go is whole; of the report the JSON comes last.
+        if _outside(source / name) or not (source / (CAPACITY if name == CAPACITY else DATA)).is_file():
             return None
         return bytes((source / name).read_bytes())
     except FileNotFoundError:
