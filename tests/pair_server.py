@@ -1,7 +1,8 @@
-"""A streaming pair that a test may kill: two servers of its own, writers beside it, and nothing of either afterwards."""
+"""A streaming pair that a test may kill: two servers of its own, and writers beside it; nothing of them afterwards."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -162,7 +163,7 @@ class Writer:
     def gap(self) -> float:
         """The longest time in which nothing was acknowledged."""
         times = [at for _, at in self.acknowledged]
-        return max((later - earlier for earlier, later in zip(times, times[1:], strict=False)), default=0.0)
+        return max((later - earlier for earlier, later in itertools.pairwise(times)), default=0.0)
 
     def lost(self, there: set[int]) -> list[int]:
         return [row for row, _ in self.acknowledged if row not in there]

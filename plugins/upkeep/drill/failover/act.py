@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 STEADY = 10
 """So many rows in a row are acknowledged before anything is done, and again afterwards."""
 
+WHOLE_S = 30
+"""A busy server may be slow to answer; one that is whole answers within this."""
+
 PROBE_S = 0.1
 PROBES = 3
 """So many times the primary must not answer before it counts as lost: what a person or a controller would wait for."""
@@ -88,7 +91,7 @@ def _course(drill: Drill, driver: Driver, conduct: Conduct, canary: Canary, was:
         driver.fail(was.name, conduct.scenario)
     with drill.phase("notice"):
         _lost(driver, was.name, until)
-        heir = _heir(driver.look().standbys)
+        heir = _heir(driver, until)
     with drill.phase("promote"):
         driver.promote(heir.name)
         new = _promoted(driver, heir.name, was.timeline, until)
@@ -126,10 +129,12 @@ def _lost(driver: Driver, name: str, until: float) -> None:
         time.sleep(PROBE_S)
 
 
-def _heir(standbys: Sequence[Server]) -> Server:
+def _heir(driver: Driver, until: float) -> Server:
     """The standby that has received most of the log."""
-    if not standbys:
-        raise DriverError("no standby answers that could be promoted", hint="look at the standbys' logs.")
+    while not (standbys := driver.look().standbys):
+        if time.monotonic() > until:
+            raise DriverError("no standby answers that could be promoted", hint="look at the standbys' logs.")
+        time.sleep(PROBE_S)
     return max(standbys, key=lambda one: [int(part, 16) for part in (one.place or "0/0").split("/")])
 
 
@@ -220,6 +225,11 @@ def _clean(drill: Drill, driver: Driver) -> None:
 def clean(driver: Driver, id: int) -> dict[str, Any]:
     """Remove a drill's rows, and look whether the pair is whole. :raises DriverError: it is not."""
     rows = canaries.sweep(driver.conninfo() + " target_session_attrs=read-write", id)
-    if wrong := driver.ill():
-        raise DriverError(f"the pair is not whole: {wrong}", hint="look at the servers' logs; the janitor tries again.")
+    until = time.monotonic() + WHOLE_S
+    while wrong := driver.ill():
+        if time.monotonic() > until:
+            raise DriverError(
+                f"the pair is not whole: {wrong}", hint="look at the servers' logs; the janitor tries again."
+            )
+        time.sleep(PROBE_S)
     return {"rows": rows, "pair": str(driver.look())}

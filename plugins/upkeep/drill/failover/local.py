@@ -39,6 +39,7 @@ HALF = "half"
 """File in it: pg_rewind has begun; what it was interrupted in is of no use any more."""
 
 READY_S = 60
+DECIDED_S = 5
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,7 @@ class LocalDriver:
 
     def mend(self, was_primary: str) -> list[str]:
         done: list[str] = []
-        self._until_decided()
-        found = self.look()
+        found = self._decided()
         if len(found.primaries) > 1:
             raise DriverError(
                 f"two primaries: {found}",
@@ -144,7 +144,7 @@ class LocalDriver:
                 )
             self._start(node)
             done.append(f"{was_primary} started again")
-            found = self.look()
+            found = self._decided()
         primary = found.primary.name
         for name, node in self.nodes.items():
             if name == primary:
@@ -163,10 +163,14 @@ class LocalDriver:
 
     # -- how -----------------------------------------------------------------------------------------------
 
-    def _until_decided(self) -> None:
-        """A standby that was told to become the primary does so, or does not, within moments."""
-        until = time.monotonic() + 5
-        while not self.look().primaries and time.monotonic() < until:
+    def _decided(self) -> Pair:
+        """A server that runs answers in the end, and a standby that was told to become the primary does so, or not."""
+        began = time.monotonic()
+        while True:
+            found, waited = self.look(), time.monotonic() - began
+            silent = [one.name for one in found.servers if not one.up and _postmaster(self.nodes[one.name])]
+            if (found.primaries or waited > DECIDED_S) and (not silent or waited > self.ready_s):
+                return found
             time.sleep(0.2)
 
     def _rewind(self, node: Node, source: Node) -> str:
