@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,8 +10,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from upkeep.errors import LedgerError
 from upkeep.ledger import Ledger, Run
 from upkeep.ledger.jsonb import jsonb, text
+
+log = logging.getLogger(__name__)
 
 Act = Literal["restoration", "failover", "application"]
 Verdict = Literal["pending", "passed", "failed", "unknown", "stopped"]
@@ -53,7 +57,7 @@ class Drill:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Time a part of it; its name is in the ledger before it begins."""
-        self._write("phase = %s", name)
+        self.watch(name)
         began, clock = datetime.now(UTC), time.monotonic()
         try:
             yield
@@ -64,15 +68,25 @@ class Drill:
         """A part of it that was timed elsewhere."""
         self.phases.append(Phase(name, began, round(seconds, 3)))
 
+    def watch(self, name: str) -> None:
+        """A part begins that times itself. Without the ledger it begins all the same: a broken pair must be mended."""
+        try:
+            self._write("phase = %s", name)
+        except LedgerError as away:
+            log.error("drill %d: phase %s is not on record: %s", self.id, name, away.message)
+
     def remember(self, thing: Mapping[str, Any]) -> None:
         """Before something is changed: how it was, for the janitor."""
         self.undo.append(dict(thing))
         self._write("undo = %s", jsonb(self.undo))
 
     def forget(self) -> None:
-        """All is as it was."""
+        """All is as it was. Where that cannot be written, the janitor finds nothing to do."""
         self.undo.clear()
-        self._write("undo = '[]'")
+        try:
+            self._write("undo = '[]'")
+        except LedgerError as away:
+            log.error("drill %d: that all is put back is not on record: %s", self.id, away.message)
 
     def deviates(self, what: str) -> None:
         """Something was not as the scenario has it; the report says so."""
