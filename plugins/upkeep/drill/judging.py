@@ -24,7 +24,7 @@ LEAST = 3
 AHEAD = timedelta(days=365)
 
 HINTS = {
-    "restoration": "this backup would not save you: make another now (trigger the backup Dag), and find out what broke it.",
+    "restoration": "this backup would not save you: make another now (trigger the backup Dag); find out what broke it.",
     "failover": "the standby would not save you: the drill's report has each step; rehearse again when it is mended.",
     "application": "the application does not come back by itself: the drill's report has each step.",
 }
@@ -37,7 +37,7 @@ def outcomes(drill: Drill, recovery: Recovery, past: Sequence[Mapping[str, Any]]
     :param past: ``record.history`` of its kind, this one included. :param url: of its page.
     """
     what = drill.scenario
-    facts = {
+    facts: dict[str, Any] = {
         "drill": drill.id, "verdicts": dict(drill.verdicts), "rto_s": drill.rto_s, "rpo_s": drill.rpo_s,
         "environment": drill.environment, **({"page": url} if url else {}),
     }  # fmt: skip
@@ -146,8 +146,8 @@ def _coming(place: str, past: Sequence[Mapping[str, Any]], recovery: Recovery) -
                 check=FORECAST,
                 object=place,
                 severity=COMING,
-                summary=f"recovery takes {span(line.last)} and {span(line.per_day * 90)} more each quarter: the promised"
-                f" {span(recovery.rto.total_seconds())} will be missed about {when:%d %b %Y}",
+                summary=f"recovery takes {span(line.last)} and {span(line.per_day * 90)} more each quarter: the"
+                f" promised {span(recovery.rto.total_seconds())} will be missed about {when:%d %b %Y}",
                 hint=_FASTER,
             )
         )

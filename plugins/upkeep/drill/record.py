@@ -97,6 +97,13 @@ class Drill:
         self.verdicts[part] = "failed"
         self.reason = self.reason or why
 
+    def stop(self, why: str) -> None:
+        """Something ended it before its end."""
+        self.reason = self.reason or why
+        for part, verdict in self.verdicts.items():
+            if verdict == "pending":
+                self.verdicts[part] = "unknown" if part == "cleanup" else "stopped"
+
     @property
     def passed(self) -> bool:
         return all(verdict == "passed" for verdict in self.verdicts.values())

@@ -22,6 +22,11 @@ def data(platform: str, dag_id: str, run_id: str) -> Response:
     return Response(_found(platform, dag_id, run_id, DATA), media_type="application/json")
 
 
+@reports.get("/drill-{task}.html")
+def drill(platform: str, dag_id: str, run_id: str, task: str) -> Response:
+    return Response(_found(platform, dag_id, run_id, f"drill-{task}.html"), media_type="text/html; charset=utf-8")
+
+
 def _found(platform: str, dag_id: str, run_id: str, name: str) -> bytes:
     content = read(platform, dag_id, run_id, name)
     if content is None:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
 
 PAGE, DATA = "report.html", "report.json"
+DRILL = re.compile(r"drill-[A-Za-z0-9_]{1,60}\.html")
+"""Pages of drills, kept beside their run's report by the name of their task."""
+
 LOCAL = ("", "file", "local")
 
 
@@ -117,15 +120,17 @@ def keep(platform: str, dag_id: str, run_id: str, name: str, content: bytes) -> 
 
 def read(platform: str, dag_id: str, run_id: str, name: str) -> bytes | None:
     """
-    ``report.html`` or ``report.json`` of one run; None when that report does not exist or is not whole.
+    ``report.html`` or ``report.json`` of one run, or the page of a drill in it; None when it does not exist or is not
+    whole.
 
     :raises ReportError: the storage refused.
     """
-    if name not in (PAGE, DATA):
+    drill = DRILL.fullmatch(name)
+    if name not in (PAGE, DATA) and not drill:
         return None
     source = place(platform, dag_id, run_id)
     try:
-        if _outside(source / name) or not (source / DATA).is_file():
+        if _outside(source / name) or not (drill or (source / DATA).is_file()):
             return None
         return bytes((source / name).read_bytes())
     except FileNotFoundError:
