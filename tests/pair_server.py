@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import shutil
 import signal
 import tempfile
@@ -19,6 +20,7 @@ import psutil
 import psycopg
 from psycopg.conninfo import make_conninfo
 
+from sandbox import processes
 from sandbox.home import REPOSITORY, Home
 from sandbox.servers import postgres as servers
 from tests.postgres_server import DATABASE
@@ -33,6 +35,10 @@ class PairServer:
 
     def __init__(self, home: Home, version: int, **settings: str | int | bool) -> None:
         self.home, self.version = home, version
+        for name in (FIRST, SECOND):
+            # Below those that the system gives to outgoing connections: they are free again after a failover.
+            with home.change() as state:
+                state.setdefault("ports", {})[name] = _free_port(set(state["ports"].values()))
         servers.start_cluster(home, FIRST, version, settings={"autovacuum": False, **settings})
         servers.prepare_platform(home, FIRST, DATABASE)
         with servers.superuser(home, FIRST, DATABASE) as connection:
@@ -111,6 +117,13 @@ class PairServer:
                 os.kill(process.pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
+
+
+def _free_port(taken: set[int]) -> int:
+    while True:
+        port = random.randrange(20_000, 31_000)
+        if port not in taken and not processes.listening(port):
+            return port
 
 
 @contextmanager

@@ -63,6 +63,9 @@ class Loss:
     unsure: int
     """Rows that are there although nobody was told so."""
 
+    failed_s: float
+    """When it failed, by the monotonic clock."""
+
     window_s: float
     """From the newest row before the loss that is there to the failure, 0 when nothing was lost."""
 
@@ -171,15 +174,17 @@ def count(conninfo: str, drill: int) -> set[int]:
     return {row["number"] for row in rows}
 
 
-def loss(log: Sequence[Beat], there: set[int], failed_s: float) -> Loss:
+def loss(log: Sequence[Beat], there: set[int], failed_s: float, gone_s: float) -> Loss:
     """
     What was lost.
 
-    :param failed_s: when the primary was made to fail, by the monotonic clock.
+    :param failed_s: when the primary was about to be made to fail, by the monotonic clock; what it still acknowledged
+        until it was gone moves the failure on. :param gone_s: when it surely was.
     """
     acknowledged = [beat for beat in log if beat.acknowledged]
     lost = [beat for beat in acknowledged if beat.number not in there]
-    after = next((beat for beat in acknowledged if beat.ended_s > failed_s and beat.number in there), None)
+    failed_s = max([failed_s, *(beat.ended_s for beat in acknowledged if beat.ended_s <= gone_s)])
+    after = next((beat for beat in acknowledged if beat.ended_s > gone_s and beat.number in there), None)
     window = 0.0
     if lost:
         kept = [beat.sent_s for beat in acknowledged if beat.number in there and beat.sent_s < lost[0].sent_s]
@@ -188,6 +193,7 @@ def loss(log: Sequence[Beat], there: set[int], failed_s: float) -> Loss:
         acknowledged=len(acknowledged),
         lost=len(lost),
         unsure=sum(beat.number in there for beat in log if not beat.acknowledged),
+        failed_s=failed_s,
         window_s=round(window, 3),
         away_s=round(after.ended_s - failed_s, 3) if after else None,
         first_lost=lost[0].sent if lost else None,

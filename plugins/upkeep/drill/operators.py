@@ -68,17 +68,29 @@ class DrillBase(BackupBase):
         return self.recovery.drill.where
 
     @contextmanager
-    def alone(self, ledger: Ledger) -> Iterator[None]:
-        """One drill at a time per platform. :raises GuardError: another one runs."""
+    def alone(self, ledger: Ledger, *, wait_s: float = 0) -> Iterator[None]:
+        """
+        One drill at a time per platform.
+
+        :param wait_s: a server needs a moment to see that a killed worker is gone, and what it held with it.
+        :raises GuardError: another one runs.
+        """
+        import time
+
         from upkeep.drill import guards, record
 
-        with ledger.exclusive(record.lock(self.subject.name)) as mine:
-            if not mine:
+        until = time.monotonic() + wait_s
+        while True:
+            with ledger.exclusive(record.lock(self.subject.name)) as mine:
+                if mine:
+                    yield
+                    return
+            if time.monotonic() >= until:
                 raise guards.GuardError(
                     f"another drill of {self.subject.name} is running",
                     hint="one at a time: wait until it is over, then clear this task.",
                 )
-            yield
+            time.sleep(1)
 
     def hands(self) -> Hands:
         from upkeep.connections import kubernetes_client
@@ -159,7 +171,7 @@ class DrillJanitorOperator(DrillBase):
         from upkeep.drill.judging import CLEANUP
         from upkeep.findings import Finding, judged
 
-        with self.ledger() as ledger, self.alone(ledger):
+        with self.ledger() as ledger, self.alone(ledger, wait_s=30):
             settled = self.sweep(ledger, run)
         left = [
             Finding(
@@ -309,8 +321,20 @@ class RestorationDrillOperator(DrillOperator):
         self.scenario = which
 
     def guarded(self, context: Context, ledger: Ledger) -> Environment:
+        from airflow.sdk.exceptions import AirflowSkipException
+
+        from upkeep.backup import manifest
+        from upkeep.backup.physical.source import BASES
+
+        prefix = self.cluster.prefix + BASES if self._physical else self.database.prefix
+        if self.scenario == "older" and len(manifest.committed(self.store(), prefix)) < 2:
+            raise AirflowSkipException("there is no older backup yet")
         # It reads the bucket, and works beside the platform.
         return "staging"
+
+    @property
+    def _physical(self) -> bool:
+        return self.rules.database is None or self.scenario == "point_in_time"
 
     def rehearse(self, context: Context, run: Run, ledger: Ledger, drill: Drill) -> None:
         import socket
@@ -321,7 +345,7 @@ class RestorationDrillOperator(DrillOperator):
         from upkeep.settings import settings
 
         host = socket.gethostname()
-        physical = self.rules.database is None or drill.scenario == "point_in_time"
+        physical = self._physical
         subject = Subject(
             platform=self.subject.name,
             store=self.store(),

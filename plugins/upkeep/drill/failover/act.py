@@ -48,6 +48,7 @@ class _Course:
     """What has happened so far, for whoever must put it right."""
 
     failed_s: float | None = None
+    gone_s: float = 0.0
     promoted: str = ""
 
 
@@ -89,6 +90,7 @@ def _course(drill: Drill, driver: Driver, conduct: Conduct, canary: Canary, was:
     until = course.failed_s + conduct.gap_s
     with drill.phase("fail"):
         driver.fail(was.name, conduct.scenario)
+    course.gone_s = time.monotonic()
     with drill.phase("notice"):
         _lost(driver, was.name, until)
         heir = _heir(driver, until)
@@ -103,8 +105,7 @@ def _course(drill: Drill, driver: Driver, conduct: Conduct, canary: Canary, was:
         drill.facts["rejoined_by"] = driver.rejoin(was.name, new.name)
     with drill.phase("settle"):
         # Where commits wait for a standby, the application was away until the old primary was one.
-        failed_s = course.failed_s
-        canary.wait(lambda beats: any(one.acknowledged and one.ended_s > failed_s for one in beats),
+        canary.wait(lambda beats: any(one.acknowledged and one.ended_s > course.gone_s for one in beats),
                     max(5.0, until - time.monotonic()), "the first row after the failure")  # fmt: skip
         canary.wait(steadily(time.monotonic()), 30, f"{STEADY} rows in a row afterwards")
     drill.verdicts["act"] = "passed"
@@ -178,7 +179,7 @@ def _judge(drill: Drill, driver: Driver, conduct: Conduct, canary: Canary, cours
     except (UpkeepError, psycopg.Error) as away:
         drill.fail("validation", f"the rows could not be counted: {' '.join(str(away).split())[:200]}")
         return
-    found = canaries.loss(beats, there, course.failed_s)
+    found = canaries.loss(beats, there, course.failed_s, course.gone_s or time.monotonic())
     drill.rto_s, drill.rpo_s = found.away_s, found.window_s
     drill.facts["canary"] = {
         "every_s": conduct.every_s,
@@ -189,7 +190,7 @@ def _judge(drill: Drill, driver: Driver, conduct: Conduct, canary: Canary, cours
         "first_lost": found.first_lost.isoformat() if found.first_lost else None,
         "last_lost": found.last_lost.isoformat() if found.last_lost else None,
     }
-    outside = [one for one in beats if not course.failed_s <= one.ended_s <= course.failed_s + (found.away_s or 1e9)]
+    outside = [one for one in beats if not found.failed_s <= one.ended_s <= found.failed_s + (found.away_s or 1e9)]
     refused = sum(not one.acknowledged for one in outside)
     if found.away_s is None:
         drill.fail("act", "nothing could be written any more after the failure")

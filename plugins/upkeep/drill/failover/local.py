@@ -211,7 +211,21 @@ class LocalDriver:
     def _start(self, node: Node) -> None:
         _bury(node)
         file = node.log or node.data.with_name(f"{node.data.name}.log")
-        self._pg_ctl(node, "start", f"--log={file}", "--wait", f"--timeout={int(self.ready_s)}")
+        until = time.monotonic() + self.ready_s
+        while True:
+            before = file.stat().st_size if file.exists() else 0
+            try:
+                self._pg_ctl(node, "start", f"--log={file}", "--wait", f"--timeout={int(self.ready_s)}")
+                return
+            except ProgramError as failed:
+                said = file.read_text(errors="replace")[before:] if file.exists() else failed.message
+                # While it was down, its port may have gone to somebody's outgoing connection for a moment.
+                if "Address already in use" not in said or time.monotonic() > until:
+                    tail = " ".join(said.split())[-600:]
+                    raise DriverError(
+                        f"{node.name} does not start: {tail}", hint="read what its server says."
+                    ) from None
+            time.sleep(1)
 
     def _pg_ctl(self, node: Node, *arguments: str) -> None:
         used = _programs(node)
