@@ -38,7 +38,7 @@ class PairServer:
         for name in (FIRST, SECOND):
             # Below those that the system gives to outgoing connections: they are free again after a failover.
             with home.change() as state:
-                state.setdefault("ports", {})[name] = _free_port(set(state["ports"].values()))
+                state.setdefault("ports", {})[name] = _free_port(set(state.get("ports", {}).values()))
         servers.start_cluster(home, FIRST, version, settings={"autovacuum": False, **settings})
         servers.prepare_platform(home, FIRST, DATABASE)
         with servers.superuser(home, FIRST, DATABASE) as connection:

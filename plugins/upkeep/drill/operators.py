@@ -227,8 +227,13 @@ class DrillOperator(DrillBase):
         with self.ledger() as ledger:
             try:
                 with self.alone(ledger):
-                    self.sweep(ledger, run)
+                    trouble = [one for one in self.sweep(ledger, run) if one.trouble]
                     approved = self.approved(context)
+                    if trouble:
+                        raise guards.GuardError(
+                            f"drill {trouble[0].id} left something that cannot be put back: {trouble[0].trouble}",
+                            hint="mend what stands in the way, then clear this task.",
+                        )
                     drill = self.rehearsed(context, run, ledger, actor, approved)
                     past = record.history(ledger, run.platform, drill.act, drill.scenario)
             except guards.GuardError as refused:
