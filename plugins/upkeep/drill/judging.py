@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from statistics import median
 from typing import Any
 
+from upkeep.drill.janitor import Settled
 from upkeep.drill.record import Drill
 from upkeep.findings import Finding, Outcome, Severity, judged, unknown
 from upkeep.platforms.backup import Recovery
@@ -75,6 +76,23 @@ def _cleanup(drill: Drill, recovery: Recovery) -> Outcome:
         hint="the next run's first task tries again; else put it back by hand, as the drill's report has it.",
     )
     return judged(CLEANUP, recovery.severity, [left] if drill.verdicts["cleanup"] == "failed" else [], object=place)
+
+
+def left(settled: Sequence[Settled], recovery: Recovery) -> Outcome:
+    """What the janitor could put back of dead drills, and what not."""
+    findings = [
+        Finding(
+            check=CLEANUP,
+            object="left",
+            severity=recovery.severity,
+            summary=f"drill {one.id} ({one.act}) died in phase {one.phase or 'begin'}, and not all of it could be"
+            f" put back: {one.trouble}",
+            hint="mend what stands in the way, then clear this task: it tries again.",
+        )
+        for one in settled
+        if one.trouble
+    ]
+    return judged(CLEANUP, recovery.severity, findings[:1], object="left", drills=len(settled))
 
 
 def _target(check: str, place: str, value: float, target: timedelta, recovery: Recovery) -> Outcome:

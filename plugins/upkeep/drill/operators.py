@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperatorLink
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from airflow.sdk.types import TaskInstanceKey
 
     from upkeep.drill.failover.local import LocalDriver
-    from upkeep.drill.janitor import Hands, Settled
+    from upkeep.drill.janitor import Settled
     from upkeep.drill.record import Act, Drill, Environment
     from upkeep.drill.restoration import Which
     from upkeep.findings import Outcome
@@ -28,9 +27,6 @@ if TYPE_CHECKING:
 
 ASK = "ask"
 """Task whose answer the acts read."""
-
-NODES = """{"nodes": [{"name": "db-1", "host": "10.0.0.1", "port": 5432, "data": "/var/lib/postgresql/17/main", \
-"programs": "/usr/lib/postgresql/17/bin"}, …]}"""
 
 
 class DrillLink(BaseOperatorLink):
@@ -92,41 +88,10 @@ class DrillBase(BackupBase):
                 )
             time.sleep(1)
 
-    def hands(self) -> Hands:
-        from upkeep.connections import kubernetes_client
-        from upkeep.drill.janitor import Hands
-
-        return Hands(lambda: kubernetes_client(self.subject.conn("kubernetes")), self.driver)
-
     def driver(self) -> LocalDriver:
-        """What switches the primary of the pair that connection ``{platform}_failover`` names."""
-        from upkeep.connections import connection
-        from upkeep.drill.failover.local import LocalDriver, Node
+        from upkeep.drill.reach import driver
 
-        if self.recovery.drill.failover != "streaming":
-            raise SettingsError(
-                f"recovery.drill.failover: {self.recovery.drill.failover} is not there yet",
-                hint="use streaming, or none until there is a driver for it.",
-            )
-        conn_id = self.subject.conn("failover")
-        found = connection(conn_id)
-        named = found.extra_dejson.get("nodes") or []
-        try:
-            nodes = [
-                Node(
-                    name=str(one["name"]),
-                    conninfo=_conninfo(found, one),
-                    data=Path(one["data"]),
-                    programs=Path(one["programs"]),
-                    log=Path(one["log"]) if one.get("log") else None,
-                )
-                for one in named
-            ]
-        except (KeyError, TypeError, AttributeError) as wrong:
-            raise SettingsError(
-                f"connection {conn_id!r} does not describe its servers: {wrong}", hint=f"its extra is {NODES}"
-            ) from None
-        return LocalDriver(nodes)
+        return driver(self.subject)
 
     def sweep(self, ledger: Ledger, run: Run) -> list[Settled]:
         """What drills of dead processes left is put back. Whoever calls is alone."""
@@ -134,13 +99,14 @@ class DrillBase(BackupBase):
 
         from upkeep.backup import scratch, verdicts
         from upkeep.drill import janitor
+        from upkeep.drill.reach import hands
         from upkeep.settings import settings
 
         for gone in scratch.sweep(settings().scratch):
             self.log.warning("removed %s, left by a dead drill or verification of %s", gone.path, gone.backup or "?")
             verdicts.scratch_removed(ledger, gone.path, socket.gethostname())
         settled = janitor.put_back(
-            ledger, self.subject.name, self.hands(), within_s=self.recovery.drill.gap.total_seconds()
+            ledger, self.subject.name, hands(self.subject), within_s=self.recovery.drill.gap.total_seconds()
         )
         for one in settled:
             for done in one.done:
@@ -148,16 +114,6 @@ class DrillBase(BackupBase):
             if one.trouble:
                 self.log.error("drill %d: not all is put back: %s", one.id, one.trouble)
         return settled
-
-
-def _conninfo(found: Any, node: Mapping[str, Any]) -> str:
-    from psycopg.conninfo import make_conninfo
-
-    values = {
-        "host": node.get("host") or found.host, "port": node.get("port") or found.port, "user": found.login,
-        "password": found.password, "dbname": found.schema, "application_name": "upkeep", "connect_timeout": 3,
-    }  # fmt: skip
-    return make_conninfo("", **{name: value for name, value in values.items() if value})
 
 
 class DrillJanitorOperator(DrillBase):
@@ -168,24 +124,11 @@ class DrillJanitorOperator(DrillBase):
     """
 
     def act(self, context: Context, run: Run) -> dict[str, str]:
-        from upkeep.drill.judging import CLEANUP
-        from upkeep.findings import Finding, judged
+        from upkeep.drill import judging
 
         with self.ledger() as ledger, self.alone(ledger, wait_s=30):
             settled = self.sweep(ledger, run)
-        left = [
-            Finding(
-                check=CLEANUP,
-                object="left",
-                severity=self.recovery.severity,
-                summary=f"drill {one.id} ({one.act}) died in phase {one.phase or 'begin'}, and not all of it could be"
-                f" put back: {one.trouble}",
-                hint="mend what stands in the way, then clear this task: it tries again.",
-            )
-            for one in settled
-            if one.trouble
-        ]
-        self.conclude(run, [judged(CLEANUP, self.recovery.severity, left, object="left")])
+        self.conclude(run, [judging.left(settled, self.recovery)])
         title, drill = self.subject.title, self.recovery.drill
         body = [
             f"**{title}** is production, and this breaks it on purpose for at most {drill.gap}.",
