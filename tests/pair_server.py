@@ -25,7 +25,8 @@ from sandbox.home import REPOSITORY, Home
 from sandbox.servers import postgres as servers
 from tests.postgres_server import DATABASE
 from upkeep.drill.failover import pair
-from upkeep.drill.failover.local import LocalDriver, Node
+from upkeep.drill.failover.local import LocalDriver
+from upkeep.drill.failover.node import Node
 
 FIRST, SECOND = "postgres.one", "postgres.two"
 

@@ -21,7 +21,7 @@ WORKS = """
 import json, os, signal, sys
 from pathlib import Path
 from upkeep.drill import canary, record
-from upkeep.drill.failover import act, local
+from upkeep.drill.failover import act, local, node
 from upkeep.ledger import Ledger, Run
 
 said = json.loads(sys.argv[1])
@@ -38,8 +38,8 @@ STEPS = {
     "the primary dead": lambda: die_at(local.LocalDriver, "fail", after=True),
     "promotion asked for": lambda: die_at(local.LocalDriver, "promote", after=True),
     "promoted": lambda: die_at(act, "_writes"),
-    "configuration kept": lambda: die_at(local, "_keep_configuration", after=True),
-    "half rewound": lambda: die_at(local, "_configure"),
+    "configuration kept": lambda: die_at(local, "keep_configuration", after=True),
+    "half rewound": lambda: die_at(local, "configure"),
     "configured and not started": lambda: die_at(local.LocalDriver, "_start"),
     "started and not seen": lambda: die_at(local.LocalDriver, "_streams"),
     "streaming, its slots not dropped": lambda: die_at(local, "_drop_slots"),
@@ -47,7 +47,7 @@ STEPS = {
     "clean, and not on record": lambda: die_at(act, "clean", after=True),
 }
 STEPS[said["dies"]]()
-nodes = [local.Node(name, conninfo, Path(data), Path(programs)) for name, conninfo, data, programs in said["nodes"]]
+nodes = [node.Node(name, conninfo, Path(data), Path(programs)) for name, conninfo, data, programs in said["nodes"]]
 run = Run(platform="studyspot", dag_id="d", run_id="r", task_id="t")
 with Ledger(said["ledger"]) as ledger, ledger.exclusive(record.lock("studyspot")) as mine:
     assert mine

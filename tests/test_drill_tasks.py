@@ -1,4 +1,4 @@
-"""The quarterly tasks that break something: as a worker runs them, refused where they must be, put back by the daily."""
+"""The quarterly tasks that break something, run as a worker runs them, and refused where they must be."""
 
 from __future__ import annotations
 

@@ -34,7 +34,8 @@ def driver(platform: Platform) -> LocalDriver:
     :raises SettingsError: it is not there, or does not say what it must. :raises DriverError: a server is not ours.
     """
     from upkeep.connections import connection
-    from upkeep.drill.failover.local import LocalDriver, Node
+    from upkeep.drill.failover.local import LocalDriver
+    from upkeep.drill.failover.node import Node
 
     kind = platform.recovery.drill.failover if platform.recovery else "none"
     if kind != "streaming":

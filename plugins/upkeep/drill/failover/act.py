@@ -94,6 +94,7 @@ def _course(drill: Drill, driver: Driver, conduct: Conduct, canary: Canary, was:
     with drill.phase("notice"):
         _lost(driver, was.name, until)
         heir = _heir(driver, until)
+        others = [one.name for one in driver.look().servers if one.name not in (was.name, heir.name)]
     with drill.phase("promote"):
         driver.promote(heir.name)
         new = _promoted(driver, heir.name, was.timeline, until)
@@ -103,6 +104,8 @@ def _course(drill: Drill, driver: Driver, conduct: Conduct, canary: Canary, was:
         _writes(driver, drill, until)
     with drill.phase("rejoin"):
         drill.facts["rejoined_by"] = driver.rejoin(was.name, new.name)
+        for other in others:
+            driver.rejoin(other, new.name)
     with drill.phase("settle"):
         # Where commits wait for a standby, the application was away until the old primary was one.
         canary.wait(lambda beats: any(one.acknowledged and one.ended_s > course.gone_s for one in beats),

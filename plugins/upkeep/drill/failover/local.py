@@ -9,62 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import shutil
-import signal
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
-import psutil
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from upkeep.backup import programs
-from upkeep.backup.programs import ProgramError, Programs, run, without_secrets
+from upkeep.backup.programs import ProgramError, run, without_secrets
 from upkeep.drill.failover import pair
+from upkeep.drill.failover.node import HALF, SIGNAL, Node, configure, keep_configuration, programs_of, refuse
 from upkeep.drill.failover.pair import DriverError, Pair, Scenario
+from upkeep.drill.failover.postmaster import bury, kill, postmaster
 from upkeep.postgres.session import Connection, connect
 
 log = logging.getLogger(__name__)
 
-CONFIGURATION = ("postgresql.conf", "postgresql.auto.conf", "pg_hba.conf", "pg_ident.conf")
-"""pg_rewind and pg_basebackup bring those of the other server."""
-
-LEFT = ".upkeep-rejoin"
-"""Directory beside a data directory while its server is being made a standby."""
-
-HALF = "half"
-"""File in it: pg_rewind has begun; what it was interrupted in is of no use any more."""
-
 READY_S = 60
 DECIDED_S = 5
-
-
-@dataclass(frozen=True)
-class Node:
-    """One server on this machine."""
-
-    name: str
-    conninfo: str
-    """As the maintenance role, to the platform's database."""
-
-    data: Path
-    programs: Path
-    """Directory with ``postgres``, ``pg_ctl``, ``pg_rewind``, ``pg_basebackup``."""
-
-    log: Path | None = None
-    """Where the server writes when we start it; beside the data directory when left out."""
-
-    @property
-    def address(self) -> tuple[str, int]:
-        said = conninfo_to_dict(self.conninfo)
-        return str(said.get("host") or ""), int(said.get("port") or 5432)
-
-    @property
-    def left(self) -> Path:
-        return self.data.with_name(f"{self.data.name}{LEFT}")
 
 
 class LocalDriver:
@@ -80,7 +42,7 @@ class LocalDriver:
         self.nodes = {node.name: node for node in nodes}
         self.ready_s = ready_s
         for node in nodes:
-            _refuse(node)
+            refuse(node)
 
     # -- looking -------------------------------------------------------------------------------------------
 
@@ -102,7 +64,7 @@ class LocalDriver:
         if scenario == "switchover":
             self._pg_ctl(node, "stop", "--mode=fast", f"--timeout={int(self.ready_s)}")
             return
-        _kill(node)
+        kill(node)
 
     def promote(self, name: str) -> None:
         with connect(self.nodes[name].conninfo) as connection:
@@ -110,22 +72,34 @@ class LocalDriver:
 
     def rejoin(self, name: str, primary: str) -> str:
         node, source = self.nodes[name], self.nodes[primary]
-        _kill(node)
+        kill(node)
         half = node.left / HALF
         interrupted = half.exists()
-        _keep_configuration(node)
+        keep_configuration(node)
         upstream = _upstream(source)
         slot = _slot(source, name)
-        half.touch()
-        how = "" if interrupted else self._rewind(node, source)
-        how = how or self._copy(node, source)
-        _configure(node, upstream, slot)
-        half.unlink()
-        self._start(node)
-        self._streams(node, source)
+        how = ""
+        if not interrupted and (node.data / SIGNAL).exists():
+            # It is a standby already: one that was down, follows the old primary, or was rewound before.
+            with contextlib.suppress(DriverError):
+                self._follow(node, source, upstream, slot)
+                how = "starting it again"
+        if not how:
+            kill(node)
+            half.touch()
+            rewound = not interrupted and not (node.data / SIGNAL).exists() and self._rewind(node, source)
+            how = "pg_rewind" if rewound else self._copy(node, source)
+            self._follow(node, source, upstream, slot)
         _drop_slots(node)
         shutil.rmtree(node.left)
         return how
+
+    def _follow(self, node: Node, source: Node, upstream: str, slot: str) -> None:
+        """:raises DriverError: it does not start, or does not stream."""
+        configure(node, upstream, slot)
+        (node.left / HALF).unlink(missing_ok=True)
+        self._start(node)
+        self._streams(node, source)
 
     def mend(self, was_primary: str) -> list[str]:
         done: list[str] = []
@@ -137,6 +111,11 @@ class LocalDriver:
             )
         if not found.primaries:
             # Nobody was promoted: the old one comes up from its own log.
+            if was_primary not in self.nodes:
+                raise DriverError(
+                    f"no server is primary, and {was_primary}, which was, is not among {', '.join(self.nodes)}",
+                    hint="name it in the connection's extra again.",
+                )
             node = self.nodes[was_primary]
             if (node.left / HALF).exists():
                 raise DriverError(
@@ -155,8 +134,9 @@ class LocalDriver:
             if seen.up and seen.standby and not (node.left / HALF).exists():
                 with contextlib.suppress(DriverError):
                     self._streams(node, self.nodes[primary], within_s=min(20.0, self.ready_s))
-                    _drop_slots(node)
-                    shutil.rmtree(node.left, ignore_errors=True)
+                    if node.left.exists():
+                        _drop_slots(node)
+                        shutil.rmtree(node.left)
                     continue
             done.append(f"{name} made a standby by {self.rejoin(name, primary)}")
         return done
@@ -168,14 +148,14 @@ class LocalDriver:
         began = time.monotonic()
         while True:
             found, waited = self.look(), time.monotonic() - began
-            silent = [one.name for one in found.servers if not one.up and _postmaster(self.nodes[one.name])]
+            silent = [one.name for one in found.servers if not one.up and postmaster(self.nodes[one.name])]
             if (found.primaries or waited > DECIDED_S) and (not silent or waited > self.ready_s):
                 return found
             time.sleep(0.2)
 
-    def _rewind(self, node: Node, source: Node) -> str:
-        """Empty when it could not be done."""
-        used = _programs(node)
+    def _rewind(self, node: Node, source: Node) -> bool:
+        """Whether it could be done."""
+        used = programs_of(node)
         _checkpoint(source, time.monotonic() + self.ready_s)
         try:
             run(
@@ -188,12 +168,12 @@ class LocalDriver:
             )
         except ProgramError as failed:
             log.warning("%s cannot be rewound, and is copied anew: %s", node.name, failed.message)
-            return ""
-        return "pg_rewind"
+            return False
+        return True
 
     def _copy(self, node: Node, source: Node) -> str:
         """A fresh base backup in the place of what is there."""
-        used = _programs(node)
+        used = programs_of(node)
         made = node.left / "copy"
         shutil.rmtree(made, ignore_errors=True)
         run(
@@ -209,7 +189,7 @@ class LocalDriver:
         return "a fresh base backup"
 
     def _start(self, node: Node) -> None:
-        _bury(node)
+        bury(node)
         file = node.log or node.data.with_name(f"{node.data.name}.log")
         until = time.monotonic() + self.ready_s
         while True:
@@ -228,7 +208,7 @@ class LocalDriver:
             time.sleep(1)
 
     def _pg_ctl(self, node: Node, *arguments: str) -> None:
-        used = _programs(node)
+        used = programs_of(node)
         run([used("pg_ctl"), f"--pgdata={node.data}", *arguments], used.environment(), unprivileged=True)
 
     def _streams(self, node: Node, source: Node, *, within_s: float = 0) -> None:
@@ -243,107 +223,6 @@ class LocalDriver:
                     hint="its server's log says why.",
                 )
             time.sleep(0.1)
-
-
-def _refuse(node: Node) -> None:
-    # Between the removal of a spoilt one and its copy there is none.
-    if not (node.data / "PG_VERSION").exists() and not (node.left / HALF).exists():
-        raise DriverError(
-            f"{node.name}: {node.data} is no data directory", hint="correct `data` in the connection's extra."
-        )
-    owner = (node.data if node.data.exists() else node.left).stat().st_uid
-    if owner != os.geteuid():
-        raise DriverError(
-            f"{node.name}: {node.data} belongs to user {owner}, and this worker is user {os.geteuid()}",
-            hint="run this task where the servers run, as their user (`execution.queue` of the platform file).",
-        )
-    _programs(node)
-
-
-def _programs(node: Node) -> Programs:
-    for one in programs.installed([node.programs]):
-        if one.directory == node.programs.resolve() and (one.directory / "pg_rewind").exists():
-            return one
-    raise DriverError(
-        f"{node.name}: {node.programs} has no pg_ctl and pg_rewind",
-        hint="name the `bin` directory of its PostgreSQL as `programs` in the connection's extra.",
-    )
-
-
-def _postmaster(node: Node) -> psutil.Process | None:
-    """The server of this data directory; None when there is none."""
-    try:
-        process = psutil.Process(int((node.data / "postmaster.pid").read_text().split()[0]))
-        mine = str(node.data) in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE
-    except (OSError, ValueError, IndexError, psutil.Error):
-        return None
-    return process if mine else None
-
-
-def _kill(node: Node) -> None:
-    """As a machine that loses its power: all its processes at once, and none of them hears of it."""
-    process = _postmaster(node)
-    if process is None:
-        _bury(node)
-        return
-    family = [process]
-    with contextlib.suppress(psutil.Error):
-        # None is forked any more, and none is missed.
-        process.send_signal(signal.SIGSTOP)
-        family += process.children(recursive=True)
-    for one in family:
-        with contextlib.suppress(psutil.Error):
-            one.kill()
-    until = time.monotonic() + 30
-    while any(map(_lives, family)):
-        if time.monotonic() > until:
-            raise DriverError(f"{node.name} does not die", hint="look at its processes (state D: its disk hangs).")
-        time.sleep(0.01)
-    _bury(node)
-
-
-def _bury(node: Node) -> None:
-    """Whom nobody has collected still counts as alive for PostgreSQL, which then refuses to start."""
-    file = node.data / "postmaster.pid"
-    with contextlib.suppress(OSError, ValueError, IndexError, psutil.NoSuchProcess):
-        if psutil.Process(int(file.read_text().split()[0])).status() == psutil.STATUS_ZOMBIE:
-            file.unlink()
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.Error:
-        return False
-
-
-def _keep_configuration(node: Node) -> None:
-    """Copies of the server's own files, complete before anything else of it is touched."""
-    if (node.left / "kept").exists():
-        return
-    node.left.mkdir(mode=0o700, exist_ok=True)
-    for name in CONFIGURATION:
-        if (node.data / name).exists():
-            shutil.copy2(node.data / name, node.left / name)
-    (node.left / "kept").touch()
-
-
-def _configure(node: Node, upstream: str, slot: str) -> None:
-    """Its own configuration again, as a standby."""
-    for name in CONFIGURATION:
-        if (node.left / name).exists():
-            shutil.copy2(node.left / name, node.data / name)
-    automatic = node.data / "postgresql.auto.conf"
-    ours = {"primary_conninfo": upstream, "primary_slot_name": slot}
-    kept = [
-        line
-        for line in (automatic.read_text().splitlines() if automatic.exists() else [])
-        if line.split("=")[0].strip() not in ours
-    ]
-    made = [f"{name} = '{value.replace(chr(39), chr(39) * 2)}'" for name, value in ours.items()]
-    automatic.write_text("\n".join([*kept, *made]) + "\n")
-    # Also where a postgresql.conf names another one, the last word wins.
-    (node.data / "standby.signal").touch(mode=0o600)
 
 
 def _upstream(source: Node) -> str:
