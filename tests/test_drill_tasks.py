@@ -15,6 +15,7 @@ from tests.drill_platform import APPROVED, PERSON, connect, execute, page, write
 from tests.pair_server import PairServer, running_pair
 from tests.postgres_server import DATABASE
 from upkeep.cleanup.operators import CleanupOperator
+from upkeep.doctor import failover as failover_check
 from upkeep.drill import record
 from upkeep.drill.breaking import FailoverDrillOperator
 from upkeep.drill.failover.local import LocalDriver
@@ -160,6 +161,22 @@ def test_a_controller_without_a_driver_is_said(platform: pytest.MonkeyPatch, pai
     drill(tmp_path, platform, pair, failover="patroni", cluster="shop")
     with pytest.raises(AirflowFailException, match=r"recovery.drill.failover: patroni is not there yet\nHINT: use"):
         failover()
+
+
+def test_the_check_command_says_what_the_pair_lacks(platform: Any, pair: PairServer) -> None:
+    def told() -> dict[str, list[str]]:
+        seen = failover_check.look(pair.driver(), "studyspot_failover")
+        return {one.check: [finding.summary for finding in one.findings] for one in seen}
+
+    assert told() == {"pair": []}
+    pair.superuser("revoke execute on function pg_promote(boolean, integer) from upkeep")
+    pair.superuser("revoke insert on upkeep.drill_canary from upkeep")
+    try:
+        assert told()["rights"] == ["there is no table upkeep.drill_canary that it may write"]
+        assert len(failover_check.look(pair.driver(), "c")) == 3
+    finally:
+        pair.superuser("grant execute on function pg_promote(boolean, integer) to upkeep")
+        pair.superuser("grant insert on upkeep.drill_canary to upkeep")
 
 
 def test_what_a_killed_run_left_the_janitor_and_the_daily_cleanup_put_back(
