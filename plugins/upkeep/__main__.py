@@ -339,6 +339,11 @@ def _look(need: needs.Need) -> partial[list[Outcome]]:
 
         return partial(s3.look, S3Hook(conn_id).get_conn(), conn_id, need.bucket, writes=need.writes)
     assert platform is not None
+    if need.kind == "failover":
+        from upkeep.doctor import failover
+        from upkeep.drill.reach import driver
+
+        return partial(failover.look, driver(platform), conn_id)
     if need.kind == "cdn" and platform.cdn is not None:
         return partial(channels.cdn, connections.cdn_access(conn_id, platform.cdn.api), conn_id)
     if need.kind == "kafka" and platform.kafka is not None:

@@ -16,6 +16,8 @@
 --                                pg_hba.conf must let it in: host replication upkeep <workers>/32 scram-sha-256
 --           upkeep.restores      on: upkeep_owner may also make databases, rename those of the tables' owner, and end
 --                                sessions in them: what `backup.database.restore` of the platform file takes
+--           upkeep.drills        on: for drills of a failover (recovery.drill.failover: streaming): the maintenance role may
+--                                promote a standby and rewind a lost primary, which reads every file of the server
 -- Locks     none that the application would notice
 -- Needs     PostgreSQL 14 or newer; superuser (on a managed server: its administrator, extensions allowed)
 --
@@ -84,6 +86,19 @@ begin
         grant pg_signal_backend to upkeep_owner;
     end if;
 
+    -- Failover is rehearsed by promoting a standby and making the old primary one.
+    if coalesce(nullif(current_setting('upkeep.drills', true), ''), 'off')::boolean then
+        alter role upkeep replication;
+        grant execute on function pg_promote(boolean, integer) to upkeep;
+        grant execute on function pg_ls_dir(text, boolean, boolean) to upkeep;
+        grant execute on function pg_stat_file(text, boolean) to upkeep;
+        grant execute on function pg_read_binary_file(text) to upkeep;
+        grant execute on function pg_read_binary_file(text, bigint, bigint, boolean) to upkeep;
+        if current_setting('server_version_num')::int >= 150000 then
+            grant pg_checkpoint to upkeep;
+        end if;
+    end if;
+
     if to_regnamespace('upkeep') is null then
         create schema upkeep authorization upkeep_owner;
     end if;
@@ -100,6 +115,19 @@ begin
         comment on table upkeep.canary is 'Rows that Upkeep''s write probe leaves for a moment.';
     end if;
     grant select, insert, update, delete on upkeep.canary to upkeep;
+
+    -- A row every 100 ms while a failover is rehearsed: what is missing of it afterwards was lost.
+    if coalesce(nullif(current_setting('upkeep.drills', true), ''), 'off')::boolean then
+        create table if not exists upkeep.drill_canary (
+            drill bigint,
+            number int,
+            at timestamptz not null,
+            primary key (drill, number)
+        );
+        alter table upkeep.drill_canary owner to upkeep_owner;
+        comment on table upkeep.drill_canary is 'Rows that Upkeep writes while it rehearses a failover, and removes.';
+        grant select, insert, delete on upkeep.drill_canary to upkeep;
+    end if;
 
     -- How far each deletion by retention rule has come, written in the transaction that deletes.
     if to_regclass('upkeep.retention') is null then

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +50,15 @@ class Proof:
     seconds: dict[str, float] = field(default_factory=dict)
     """By phase: fetch, start, restore, compare …"""
 
+    began: dict[str, datetime] = field(default_factory=dict)
+    """By phase."""
+
     facts: dict[str, Any] = field(default_factory=dict)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         began = time.monotonic()
+        self.began[name] = datetime.now(UTC)
         try:
             yield
         finally:
@@ -72,6 +76,7 @@ def prove(
     assert manifest.database is not None
     proof = Proof()
     began = time.monotonic()
+    proof.began["start"] = datetime.now(UTC)
     with ThreadPoolExecutor(1, thread_name_prefix="fetch") as pool:
         fetched = pool.submit(_fetch, store, manifest, key, place, proof)
         with scratch.cluster(place, programs, manifest.database.encoding) as cluster:

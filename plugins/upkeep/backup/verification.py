@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,8 @@ class Verdict:
     faults: list[Fault] = field(default_factory=list)
     unknown: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
+    began: dict[str, datetime] = field(default_factory=dict)
+    """By phase of a restore."""
 
 
 def read_back(subject: Subject) -> Verdict:
@@ -103,6 +106,7 @@ def restore(
     with _place(parent, subject, room, made, removed) as place:
         proof = restoring.prove(subject.store, found, subject.key, server, place, queries)
     verdict.faults += proof.faults
+    verdict.began = proof.began
     verdict.facts = {"id": subject.id, "seconds": proof.seconds, **proof.facts}
     return verdict
 

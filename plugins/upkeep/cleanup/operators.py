@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from upkeep.health.kubernetes import Api
     from upkeep.ledger import Ledger, Run
+    from upkeep.platforms.backup import Recovery
     from upkeep.platforms.services import Hosts, Kafka, Kubernetes
 
 Part = Callable[[], list[Outcome]]
@@ -81,6 +82,25 @@ class CleanupOperator(PlatformOperator):
                 yield "kafka_retention", partial(_explained, "kafka_retention", down, "kafka_brokers")
             else:
                 yield "kafka_retention", partial(self._topics, topics)
+
+        if subject.recovery and not dry_run:
+            yield "drill_cleanup", partial(self._drills, ledger, subject.recovery)
+
+    def _drills(self, ledger: Ledger, recovery: Recovery) -> list[Outcome]:
+        """What a drill left whose run was killed as a whole, teardown and all."""
+        from upkeep.drill import janitor, judging, record
+
+        if not record.unfinished(ledger, self.subject.name):
+            return []
+        with ledger.exclusive(record.lock(self.subject.name)) as mine:
+            if not mine:
+                return []
+            from upkeep.drill.reach import hands
+
+            settled = janitor.put_back(ledger, self.subject.name, hands(self.subject))
+        for one in settled:
+            self.log.warning("drill %d, dead in phase %s: %s", one.id, one.phase, "; ".join(one.done) or "nothing left")
+        return [judging.left(settled, recovery)]
 
     def _jobs(self, section: Kubernetes, run: Run, ledger: Ledger, dry_run: bool) -> list[Outcome]:
         from upkeep.cleanup import jobs

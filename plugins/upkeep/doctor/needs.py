@@ -10,7 +10,7 @@ from upkeep.platforms import Platform
 
 Kind = Literal[
     "ledger", "pagerduty", "pagerduty_rest", "slack", "smtp", "airflow_api", "heartbeat",
-    "postgres", "owner", "redis", "kafka", "kubernetes", "s3", "cdn",
+    "postgres", "owner", "redis", "kafka", "kubernetes", "s3", "cdn", "failover",
 ]  # fmt: skip
 
 
@@ -40,6 +40,7 @@ FORM = {
     "ledger": "Postgres; host, login, password, schema = the ledger's database",
     "postgres": "Postgres; host, login = upkeep (by include/sql/postgres/roles.sql), password, schema = the database",
     "owner": "Postgres; host, login = upkeep_owner (by the same file), password, schema = the database",
+    "failover": "Postgres; login = upkeep, password, schema = the database, extra as in docs/recovery.md",
     "redis": "Redis; host, port, password",
     "kafka": 'Kafka; extra is librdkafka configuration: {"bootstrap.servers": "host:9092"}',
     "kubernetes": "Kubernetes; extra with kube_config_path, or in_cluster",
@@ -89,6 +90,8 @@ def own(platform: Platform) -> Iterator[Need]:
         if platform.backup.files is not None:
             yield Need(platform.conn("s3"), "s3", platform, bucket=platform.backup.files.bucket)
         yield Need(platform.conn("backup_s3"), "s3", platform, bucket=platform.backup.bucket, writes=True)
+    if platform.recovery is not None and platform.recovery.drill.failover == "streaming":
+        yield Need(platform.conn("failover"), "failover", platform, without="no failover can be rehearsed")
 
 
 def _once(values: Iterator[str]) -> list[str]:

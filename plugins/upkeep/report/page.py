@@ -27,6 +27,11 @@ def capacity(platform: str, dag_id: str, run_id: str) -> Response:
     return Response(_found(platform, dag_id, run_id, CAPACITY, "capacity"), media_type="text/html; charset=utf-8")
 
 
+@reports.get("/drill-{task}.html")
+def drill(platform: str, dag_id: str, run_id: str, task: str) -> Response:
+    return Response(_found(platform, dag_id, run_id, f"drill-{task}.html", task), media_type="text/html; charset=utf-8")
+
+
 def _found(platform: str, dag_id: str, run_id: str, name: str, task: str = "report") -> bytes:
     content = read(platform, dag_id, run_id, name)
     if content is None:

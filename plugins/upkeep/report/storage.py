@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 PAGE, DATA = "report.html", "report.json"
 CAPACITY = "capacity.html"
-"""Beside the report of a run that has forecast."""
+BESIDE = re.compile(r"capacity\.html|drill-[A-Za-z0-9_]{1,60}\.html")
+"""Pages that tasks keep beside their run's report, each written in one go."""
 
 LOCAL = ("", "file", "local")
 
@@ -120,16 +121,16 @@ def keep(platform: str, dag_id: str, run_id: str, name: str, content: bytes) -> 
 
 def read(platform: str, dag_id: str, run_id: str, name: str) -> bytes | None:
     """
-    ``report.html``, ``report.json`` or ``capacity.html`` of one run; None when it does not exist or is not whole.
+    ``report.html`` or ``report.json`` of one run, or a page beside it; None when it does not exist or is not whole.
 
     :raises ReportError: the storage refused.
     """
-    if name not in (PAGE, DATA, CAPACITY):
+    beside = BESIDE.fullmatch(name)
+    if name not in (PAGE, DATA) and not beside:
         return None
     source = place(platform, dag_id, run_id)
     try:
-        # What a task wrote in one go is whole; of the report the JSON comes last.
-        if _outside(source / name) or not (source / (CAPACITY if name == CAPACITY else DATA)).is_file():
+        if _outside(source / name) or not (beside or (source / DATA).is_file()):
             return None
         return bytes((source / name).read_bytes())
     except FileNotFoundError:

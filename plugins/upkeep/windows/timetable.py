@@ -19,6 +19,8 @@ def timetable(platform: Platform) -> dict[str, Window]:
         f"{platform.name}_weekly_maintenance": windows.weekly,
         f"{platform.name}_monthly_maintenance": windows.monthly,
     }
+    if platform.recovery:
+        served[f"{platform.name}_quarterly_maintenance"] = windows.quarterly
     if platform.backup:
         served[f"{platform.name}_backup"] = windows.backup
     return served

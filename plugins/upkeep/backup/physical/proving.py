@@ -138,13 +138,14 @@ def restore(
         verdict.unknown = lacking.message
         return verdict
     verdict.faults += proof.faults
+    verdict.began = proof.began
     verdict.facts |= {**recovered.facts, "seconds": proof.seconds, **proof.facts}
     return verdict
 
 
 def prove(recovered: Recovered, queries: Sequence[Query] = ()) -> Proof:
     """Look at a recovered cluster: it is whole, and it answers."""
-    proof = Proof(seconds=dict(recovered.seconds))
+    proof = Proof(seconds=dict(recovered.seconds), began=dict(recovered.began))
     with proof.phase("check"):
         proof.faults += amcheck(recovered, proof)
     with proof.phase("read"):

@@ -84,6 +84,7 @@ class Recovered:
     """The new one that began there."""
 
     facts: dict[str, Any] = field(default_factory=dict)
+    began: dict[str, datetime] = field(default_factory=dict)
 
     def conninfo(self, database: str = "") -> str:
         return self.cluster.conninfo(database or self.database)
@@ -342,6 +343,7 @@ def _recovered(cluster: scratch.Cluster, base: Manifest, needed: Needed, target:
         base=base,
         database=archive.cluster(base).database,
         seconds=proof.seconds,
+        began=proof.began,
         until=until,
         lsn=lsn,
         timeline=row["timeline"],

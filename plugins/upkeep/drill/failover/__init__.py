@@ -1,0 +1,1 @@
+"""Losing the primary of a streaming pair on purpose, and getting it back as a standby."""
