@@ -21,7 +21,7 @@ MILESTONES = (30, 90, 180, 365)
 """Days ahead that people ask about."""
 
 MOST_POINTS = 60
-"""Of a path in the ledger; the milestones and the end are always among them."""
+"""Of a path in the ledger; the end is always among them."""
 
 CURRENT = timedelta(days=40)
 """What the newest run did not forecast, and none before it for so long, is not shown any more."""
@@ -48,8 +48,9 @@ class Kept:
     p10_days: int | None
     p50_days: int | None
     p90_days: int | None
-    path: Mapping[str, Sequence[float]]
-    """``days`` from ``last_day``, and ``p10``, ``p50``, ``p90`` on them; empty without a forecast."""
+    path: Mapping[str, Any]
+    """``days`` from ``last_day``, and ``p10``, ``p50``, ``p90`` on them, for pictures; ``ahead``, the milestones. Empty
+    without a forecast."""
 
     shifts: Sequence[tuple[str, float]]
 
@@ -65,11 +66,8 @@ class Kept:
 
     def at(self, days: int) -> tuple[float, float, float] | None:
         """p10, p50, p90 so many days ahead; None beyond the horizon."""
-        known = list(self.path.get("days", ()))
-        if days not in known:
-            return None
-        place = known.index(days)
-        return self.path["p10"][place], self.path["p50"][place], self.path["p90"][place]
+        found = self.path.get("ahead", {}).get(str(days))
+        return tuple(found) if found else None
 
 
 COLUMNS = tuple(each.name for each in fields(Kept))
@@ -146,12 +144,22 @@ def _column(value: Any) -> Any:
     return jsonb(value) if isinstance(value, (Mapping, list)) else value
 
 
-def _path(found: Forecast) -> dict[str, list[float]]:
-    even = np.linspace(1, found.horizon, min(found.horizon, MOST_POINTS)).round().astype(int)
-    days = sorted({*even.tolist(), *(day for day in MILESTONES if day <= found.horizon)})
-    places = np.array(days) - 1
+def _path(found: Forecast) -> dict[str, Any]:
     paths = {"p10": found.p10, "p50": found.p50, "p90": found.p90}
-    return {"days": days, **{name: [_short(value) for value in path[places]] for name, path in paths.items()}}
+    days = list(range(1, found.horizon + 1))
+    if found.horizon > MOST_POINTS:
+        # Every third day of a week that is repeated looks like anything; the means of weeks do not.
+        days = np.linspace(1, found.horizon, MOST_POINTS).round().astype(int).tolist()
+        drawn = {name: [path[max(0, day - 4) : day + 3].mean() for day in days] for name, path in paths.items()}
+    else:
+        drawn = {name: path.tolist() for name, path in paths.items()}
+    return {
+        "days": days,
+        **{name: [_short(value) for value in path] for name, path in drawn.items()},
+        "ahead": {
+            str(day): [_short(path[day - 1]) for path in paths.values()] for day in MILESTONES if day <= found.horizon
+        },
+    }
 
 
 def _shifts(found: Forecast) -> list[tuple[str, float]]:
