@@ -90,7 +90,7 @@ def test_a_failover_in_staging_is_rehearsed_and_has_a_page(
     (action,) = ledger.rows("select state, after from actions")
     assert (action["state"], action["after"]["rto_s"]) == ("done", row["rto_s"])
     shown = page(tmp_path, "failover")
-    for said in ("Failover after the loss of the primary", "by pg_rewind", "Recovery works", "every acknowledged row"):
+    for said in ("Failover after the loss of the primary", "by pg_rewind", "Recovery works", "Data-loss window"):
         assert said in shown
     secret = failover_connection(pair)["password"]
     assert secret not in shown
