@@ -145,7 +145,10 @@ def test_a_no_is_a_no_and_skips(platform: Any, ledger: Ledger) -> None:
             {"nodes": [{"name": "a"}]},
             r"does not describe its servers: KeyError 'data'(?s:.)*HINT: its extra is \{\"nodes",
         ),
-        ({"nodes": [{"name": "a", "data": "/tmp", "programs": "/usr/bin"}] * 2}, r"a: /tmp is no data directory"),
+        (
+            {"nodes": [{"name": name, "data": "/tmp", "programs": "/usr/bin"} for name in "ab"]},
+            r"a: /tmp is no data directory",
+        ),
         ({"nodes": []}, r"0 server of a pair is named"),
     ],
 )
