@@ -63,8 +63,9 @@ def test_a_killed_primary_is_replaced_and_becomes_a_standby(pair: PairServer, le
     agrees(pair, drill, writing)
     assert drill.rpo_s is not None
     for one in writing:
-        lost = one.lost(there(pair, one.number))
-        assert bool(lost) <= bool(drill.rpo_s), "what the writers lost, the canary may have lost as well"
+        # One that follows at its own pace may miss the last moments.
+        at, lost = dict(one.acknowledged), one.lost(there(pair, one.number))
+        assert abs((at[lost[-1]] - at[lost[0]] if lost else 0.0) - drill.rpo_s) < 1.0
     now = pair.driver().look()
     assert now.primary.name != old.name
     assert now.primary.timeline == old.timeline + 1

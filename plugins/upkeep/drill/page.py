@@ -13,7 +13,7 @@ from upkeep.drill.record import Drill
 from upkeep.findings import Finding, Outcome, Severity
 from upkeep.platforms import Platform
 from upkeep.report.render import environment
-from upkeep.report.wording import span
+from upkeep.report.wording import counted, span
 
 TITLES = {
     ("restoration", "newest"): "Restoration of the newest backup",
@@ -87,7 +87,7 @@ def render(
             bars=bars(drill),
             targets=[
                 _measured("Time to recover", drill.rto_s, recovery.rto),
-                _measured("Data lost", drill.rpo_s, recovery.rpo),
+                *([_measured("Data lost", drill.rpo_s, recovery.rpo)] if drill.act != "application" else []),
             ],
             plots=[plot for name in ("rto", "rpo") if (plot := draw(past, name))],
             forecast=_forecast(past),
@@ -138,7 +138,7 @@ def _measured(name: str, value: float | None, target: timedelta) -> dict[str, An
     most = target.total_seconds()
     return {
         "name": name,
-        "value": span(value) if value is not None else "not measured",
+        "value": "not measured" if value is None else span(value) if value else "none",
         "target": span(most),
         "state": "unknown" if value is None else "finding" if value > most else "ok",
         "share": min(100.0, round(value / most * 100, 2)) if value is not None else 0.0,
@@ -258,7 +258,7 @@ def _cleaned(drill: Drill) -> list[str]:
 def _spec(standing: Mapping[str, Any]) -> str:
     if scaler := standing.get("autoscaler"):
         return f"autoscaler {scaler[0]} from {scaler[1]} to {scaler[2]}"
-    return f"{standing['replicas']} replicas"
+    return counted(standing["replicas"], "replica")
 
 
 def actions(outcomes: Sequence[Outcome], platform: Platform, now: datetime) -> list[Action]:

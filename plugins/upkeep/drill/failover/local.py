@@ -18,7 +18,16 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from upkeep.backup.programs import ProgramError, run, without_secrets
 from upkeep.drill.failover import pair
-from upkeep.drill.failover.node import HALF, SIGNAL, Node, configure, keep_configuration, programs_of, refuse
+from upkeep.drill.failover.node import (
+    HALF,
+    SIGNAL,
+    Node,
+    configure,
+    keep_configuration,
+    own_upstream,
+    programs_of,
+    refuse,
+)
 from upkeep.drill.failover.pair import DriverError, Pair, Scenario
 from upkeep.drill.failover.postmaster import bury, kill, postmaster
 from upkeep.postgres.session import Connection, connect
@@ -35,9 +44,10 @@ class LocalDriver:
     kind = "streaming"
 
     def __init__(self, nodes: Sequence[Node], *, ready_s: float = READY_S) -> None:
-        if len(nodes) < 2:
+        names = {node.name for node in nodes}
+        if len(names) < 2:
             raise DriverError(
-                f"{len(nodes)} server of a pair is named", hint="name the primary and a standby in `nodes`."
+                f"{len(names)} server of a pair is named", hint="name the primary and a standby in `nodes`."
             )
         self.nodes = {node.name: node for node in nodes}
         self.ready_s = ready_s
@@ -76,7 +86,7 @@ class LocalDriver:
         half = node.left / HALF
         interrupted = half.exists()
         keep_configuration(node)
-        upstream = _upstream(source)
+        upstream = _upstream(node, source)
         slot = _slot(source, name)
         how = ""
         if not interrupted and (node.data / SIGNAL).exists():
@@ -225,12 +235,12 @@ class LocalDriver:
             time.sleep(0.1)
 
 
-def _upstream(source: Node) -> str:
-    """How a standby reaches the new primary: as that reached the old one."""
+def _upstream(node: Node, source: Node) -> str:
+    """How a standby reaches the new primary: as it reached another before, else as that one reached the old."""
     with connect(source.conninfo) as connection:
         row = connection.execute("show primary_conninfo").fetchone()
     assert row is not None
-    said: Mapping[str, object] = conninfo_to_dict(row["primary_conninfo"] or source.conninfo)
+    said: Mapping[str, object] = conninfo_to_dict(own_upstream(node) or row["primary_conninfo"] or source.conninfo)
     host, port = source.address
     kept = {key: value for key, value in said.items() if key in _KEPT}
     return make_conninfo("", **kept, host=host, port=port)  # type: ignore[arg-type]

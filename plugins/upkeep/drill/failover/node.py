@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,16 @@ def keep_configuration(node: Node) -> None:
         if (node.data / name).exists():
             shutil.copy2(node.data / name, node.left / name)
     (node.left / "kept").touch()
+
+
+def own_upstream(node: Node) -> str:
+    """How it reached its primary when it was a standby last; empty when it never was one."""
+    for place in (node.left, node.data):
+        file = place / "postgresql.auto.conf"
+        if file.exists():
+            said = re.findall(r"^primary_conninfo = '((?:[^']|'')*)'", file.read_text(), re.M)
+            return said[-1].replace("''", "'") if said else ""
+    return ""
 
 
 def configure(node: Node, upstream: str, slot: str) -> None:
