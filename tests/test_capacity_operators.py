@@ -25,6 +25,9 @@ from tests.postgres_server import DATABASE, PostgresServer
 from upkeep.capacity.forecasts import newest
 from upkeep.capacity.operators import ForecastCapacityOperator, SampleCapacityOperator
 from upkeep.ledger import Ledger
+from upkeep.platforms import platform
+from upkeep.report.gather import gather
+from upkeep.report.render import render_html
 from upkeep.settings import settings
 
 LEVELS = {f"P{rank}": {"name": f"P{rank}", "respond": "15m", "resolve": "2h"} for rank in range(4)}
@@ -119,6 +122,8 @@ def test_what_runs_out_within_days_turns_the_run_red_and_the_report_is_there_all
     page = (tmp_path / "reports/studyspot/studyspot_weekly_maintenance/manual__1/capacity.html").read_text()
     assert page.count('class="plot"') == 17
     assert "insufficient data: 5 of 14 daily samples" in page
+    weekly = gather(ledger, platform("studyspot"), "studyspot_weekly_maintenance", "manual__1", sections=())
+    assert b'<a href="capacity.html">' in render_html(weekly), "the run's report leads to it"
 
 
 def _now(ledger: Ledger) -> Any:
