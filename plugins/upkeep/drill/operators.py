@@ -158,6 +158,8 @@ class DrillOperator(DrillBase):
     """One act, one scenario: rehearsed, judged, on record, on a page of its own."""
 
     operator_extra_links = (DrillLink(),)
+    # A drill is one for every quarter that was missed.
+    converging = True
 
     act_name: Act
     scenario: str
