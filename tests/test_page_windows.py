@@ -143,10 +143,6 @@ def test_all_windows_of_a_year_are_those_that_are_due_one_by_one(start: str, zon
     assert between(window, since, NOW, zone) == one_by_one
 
 
-def test_a_day_that_never_comes_is_due_never() -> None:
-    assert between(Window(start="0 0 30 2 *"), NOW - timedelta(days=366), NOW) == []
-
-
 # -- backups -----------------------------------------------------------------------------------------------
 
 

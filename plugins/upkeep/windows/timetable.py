@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
@@ -53,15 +52,13 @@ def between(window: Window, since: datetime, until: datetime, zone: str = "UTC")
 # A year of a daily window takes 50 ms to work out, and a month that is over never changes.
 @lru_cache(maxsize=8192)
 def _in_month(start: str, since: datetime, until: datetime, zone: str) -> tuple[datetime, ...]:
-    from croniter import CroniterBadDateError, croniter
+    from croniter import croniter
 
     place = ZoneInfo(zone)
     schedule = croniter(start, until.astimezone(place).replace(tzinfo=None))
     found: list[datetime] = []
-    # The thirtieth of February never comes.
-    with suppress(CroniterBadDateError):
-        while (at := _instant(schedule.get_prev(datetime), place)) >= since:
-            found.append(at)
+    while (at := _instant(schedule.get_prev(datetime), place)) >= since:
+        found.append(at)
     return tuple(reversed(found))
 
 
