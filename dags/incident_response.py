@@ -2,6 +2,7 @@
 In an incident: gather evidence, ask, do one thing, and look whether it helped.
 
 - **Runs** on request: choose the platform, what is wrong and the one action to take. `diagnose` changes nothing.
+  Prometheus' Alertmanager begins it, too, with `diagnose` (platform file, `alertmanager`).
 - **Touches** the ledger in `intake` (the incident and its timeline); in `call`, where the severity pages, an incident
   in PagerDuty and a channel in Slack; nothing in `evidence`. After a yes, `remedy` does one thing: replaces the Pods of
   one Deployment, raises its least number of replicas for a while, rolls it back to the revision before, clears the
@@ -36,6 +37,12 @@ PARAMS = {
         description="What people see; decides which step is proposed next.",
     ),
     "description": Param("", type="string", maxLength=20_000, description="What happened, in your words."),
+    "incident": Param(
+        "",
+        type="string",
+        maxLength=100,
+        description="Id of the incident it belongs to, studyspot-7; empty: by its description.",
+    ),
     "action": Param(
         "diagnose",
         type="string",

@@ -99,6 +99,7 @@ AIRFLOW_SIDE = {
     "backup/by_hand.py",
     "alerts/reconcile.py", "alerts/lifesign.py", "alerts/mail.py", "doctor/channels.py",
     "report/storage.py", "report/page.py", "report/operators.py", "page/app.py", "page/guard.py",
+    "page/alertmanager.py",
     "health/operators.py", "logs/operators.py", "cleanup/operators.py", "postgres/operators.py",
     "postgres/advice/operators.py", "postgres/reindex/operators.py", "retention/operators.py",
     "incident/operators.py", "incident/deeds.py", "incident/update.py",

@@ -39,6 +39,7 @@ def _full() -> dict[str, Any]:
     made = copy.deepcopy(STUDYSPOT)
     made["severity"]["checks"] = {"redis_hit_rate": "P4"}
     made["alerts"] |= {"webhook_conn_id": "upkeep_slack_webhook", "email": ["oncall@example.com"]}
+    made["alertmanager"] = {"severities": {"critical": "P0"}, "least": "P2", "respond": True}
     made["kafka"] = copy.deepcopy(ADAPTIVE["kafka"])
     made["certificates"]["managed"] = copy.deepcopy(ADAPTIVE["certificates"]["managed"])
     made["scaling"] = copy.deepcopy(ADAPTIVE["scaling"])

@@ -329,6 +329,8 @@ def _look(need: needs.Need) -> partial[list[Outcome]]:
         return partial(channels.mail, connections.connection(conn_id))
     if need.kind == "airflow_api":
         return partial(channels.airflow_api, conn_id)
+    if need.kind == "alertmanager":
+        return partial(channels.alertmanager, connections.connection(conn_id).password or "", conn_id)
     if need.kind == "heartbeat":
         connections.connection(conn_id)
         return partial(channels.heartbeat, conn_id)

@@ -10,6 +10,7 @@ from upkeep.doctor.verdict import fine, missing, unseen
 from upkeep.errors import UpkeepError
 from upkeep.findings import Outcome
 from upkeep.health.side_by_side import one_line
+from upkeep.incident.alertmanager import LEAST_PASSWORD
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -122,6 +123,14 @@ def airflow_api(conn_id: str) -> list[Outcome]:
 def heartbeat(conn_id: str) -> list[Outcome]:
     """Asking it would be a sign of life."""
     return [fine("connection", conn_id, "is there; `alert_delivery` shows whether it answers")]
+
+
+def alertmanager(password: str, conn_id: str) -> list[Outcome]:
+    """Whether it is a password at all; that Alertmanager sends it shows with its first alert."""
+    if len(password) < LEAST_PASSWORD:
+        said = f"the password has {len(password)} letters, not {LEAST_PASSWORD} or more"
+        return [missing("password", conn_id, said, "put a new one into both: openssl rand -hex 32")]
+    return [fine("password", conn_id, "is there; the first alert shows whether Alertmanager sends it")]
 
 
 def cdn(access: Access, conn_id: str) -> list[Outcome]:

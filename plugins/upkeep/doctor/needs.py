@@ -10,7 +10,7 @@ from upkeep.platforms import Platform
 
 Kind = Literal[
     "ledger", "pagerduty", "pagerduty_rest", "slack", "smtp", "airflow_api", "heartbeat",
-    "postgres", "owner", "redis", "kafka", "kubernetes", "s3", "cdn", "failover",
+    "postgres", "owner", "redis", "kafka", "kubernetes", "s3", "cdn", "failover", "alertmanager",
 ]  # fmt: skip
 
 
@@ -51,6 +51,7 @@ FORM = {
     "heartbeat": "HTTP; host and password together are the URL that expects a sign of life",
     "pagerduty": "PagerDuty Events; password = the integration's routing key",
     "cdn": 'HTTP; password = an API token that may purge the cache, extra = {"zone": "the zone\'s id"}',
+    "alertmanager": "HTTP; password = what Alertmanager sends as its bearer token, e.g. of `openssl rand -hex 32`",
     "slack": "Slack API; password = the bot's token, scope chat:write",
 }
 """What such a connection looks like in Airflow."""
@@ -86,6 +87,8 @@ def own(platform: Platform) -> Iterator[Need]:
         yield Need(platform.conn("kubernetes"), "kubernetes", platform)
     if platform.cdn is not None:
         yield Need(platform.conn("cdn"), "cdn", platform)
+    if platform.alertmanager is not None:
+        yield Need(platform.conn("alertmanager"), "alertmanager", platform)
     if platform.backup is not None:
         if platform.backup.files is not None:
             yield Need(platform.conn("s3"), "s3", platform, bucket=platform.backup.files.bucket)

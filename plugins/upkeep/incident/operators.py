@@ -69,16 +69,20 @@ class IntakeOperator(PlatformOperator):
 
     def _declare(self, context: Context, run: Run, asked: Asked, item: dict[str, Any]) -> str:
         """Its id; empty without the ledger, which must not stand in the way of help."""
-        from upkeep.incident.record import declare, note
+        from upkeep.incident.record import declare, join, note
 
         actor = getattr(context.get("dag_run"), "triggering_user_name", None) or "somebody"
         title = asked.description[:200] or f"{asked.symptom} on {self.subject.title}"
+        joined = str(context["params"].get("incident") or "").strip()
         try:
             with self.ledger() as ledger:
                 ledger.plan(run, "incident", [item])
-                incident, new = declare(
-                    ledger, self.subject, asked.severity, title, actor=actor, description=asked.description
-                )
+                if joined:
+                    incident, new = join(ledger, self.subject, joined), False
+                else:
+                    incident, new = declare(
+                        ledger, self.subject, asked.severity, title, actor=actor, description=asked.description
+                    )
                 note(ledger, incident.id, actor, "asked", f"to {asked.sentence}", {"run": run.run_id, **item})
         except (LedgerError, SettingsError) as away:
             self.log.error("this incident is not on record: %s", away)

@@ -107,6 +107,16 @@ def find(ledger: Ledger, id: str) -> Incident:
     return incident_of(rows[0])
 
 
+def join(ledger: Ledger, platform: Platform, id: str) -> Incident:
+    """:raises IncidentError: there is none of this platform, or it is over."""
+    incident = find(ledger, id)
+    if incident.platform != platform.name:
+        raise IncidentError(f"{incident.id} is an incident of {incident.platform}", hint="choose that platform.")
+    if incident.state not in AT_WORK:
+        raise IncidentError(f"{incident.id} is {incident.state}", hint="leave the id empty: a new one is declared.")
+    return incident
+
+
 def become(ledger: Ledger, id: str, to: State, *, actor: str, said: str = "", review: bool, run: str = "") -> Incident:
     """
     Move it on, and say so in the timeline.

@@ -41,17 +41,18 @@ MOST_FORM_BYTES = 20_000
 TITLES = {401: "Not logged in", 403: "Not for you", 404: "There is nothing here", 409: "That cannot be done"}
 
 
-def guard(app: FastAPI) -> None:
-    """Nobody without a login learns even which addresses exist; every answer carries ``HEADERS``."""
+def guard(app: FastAPI, by_password: str) -> None:
+    """
+    Nobody without a login learns even which addresses exist; every answer carries ``HEADERS``.
+
+    :param by_password: what is below this path asks for a password of its own.
+    """
 
     @app.middleware("http")
     async def log_in_first(request: Request, call_next: Any) -> Response:
-        try:
-            request.state.upkeep_user = await _user(request)
-        except HTTPException as refused:
-            response = _log_in(request, refused)
-        else:
-            response = await call_next(request)
+        asks_itself = request.url.path.startswith(f"{airflow_path(request)}/upkeep{by_password}")
+        refusal = None if asks_itself else await _refusal(request)
+        response = refusal or await call_next(request)
         response.headers.update(HEADERS)
         return response
 
@@ -64,6 +65,15 @@ def guard(app: FastAPI) -> None:
     async def refused(request: Request, error: StarletteHTTPException) -> Response:
         title = TITLES.get(error.status_code, "That did not work")
         return message(request, error.status_code, title, str(error.detail), error.headers)
+
+
+async def _refusal(request: Request) -> Response | None:
+    """What a stranger is told; None for who is logged in."""
+    try:
+        request.state.upkeep_user = await _user(request)
+    except HTTPException as refused:
+        return _log_in(request, refused)
+    return None
 
 
 def user_of(request: Request) -> Any:

@@ -161,6 +161,28 @@ class Alerts(Section):
     """… the time in which they are counted."""
 
 
+class Alertmanager(Section):
+    """What Prometheus' Alertmanager sends to `/upkeep/alertmanager/{platform}`, by the password of its connection."""
+
+    severities: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")], Severity] = Field(
+        default_factory=lambda: {
+            "critical": Severity.P1,
+            "page": Severity.P1,
+            "error": Severity.P2,
+            "warning": Severity.P2,
+            "info": Severity.P4,
+            "none": Severity.P4,
+        }
+    )
+    """By the alerts' label `severity`; else the platform's own names. What nobody knows is P1."""
+
+    least: Severity = Severity.P2
+    """An alert this bad or worse opens an incident, or joins its group's; milder ones are Alertmanager's alone."""
+
+    respond: bool = True
+    """Whether `incident_response` is begun, which calls people and gathers evidence, and changes nothing."""
+
+
 class Window(Section):
     """When one cadence may start, and for how long it may work."""
 

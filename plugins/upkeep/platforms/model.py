@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pydantic import Field, model_validator
 
 from upkeep.findings import Severity
-from upkeep.platforms.alerting import Alerts, Severities, Windows
+from upkeep.platforms.alerting import Alertmanager, Alerts, Severities, Windows
 from upkeep.platforms.backup import Backup, Recovery
 from upkeep.platforms.base import Name, Section
 from upkeep.platforms.conduct import Approvers, Brake, Cdn, Execution
@@ -35,6 +35,9 @@ class Platform(Section):
 
     alerts: Alerts = Alerts()
     """Through which connections and channels people are told."""
+
+    alertmanager: Alertmanager | None = None
+    """Alerts of Prometheus that become incidents."""
 
     windows: Windows = Windows()
     """When maintenance may start, and how long it may take; UTC."""
