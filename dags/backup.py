@@ -8,7 +8,8 @@ The backup of one platform each night, and its verification as soon as it is the
 - **Touches** the bucket of backups; `retention` marks there what is past its time, and deletes it a day later, by the
   platform file's rules and inside their cap. The database is read in one snapshot, and its tables stay readable and
   writable; only changes of their shape wait. Copies of files are never replaced or deleted. The verification restores
-  into a throw-away cluster on the worker, and removes it.
+  into a throw-away cluster on the worker, and removes it. `trail` looks whether the record of what was done is as it
+  was written, and leaves a witness of it in the bucket.
 - **Re-run** any task whenever you like: a backup counts only when its manifest is there, which is written last.
 - **If it fails** yesterday's backup stands. The red task says what is wrong and what to do; a broken backup is never
   counted, and the next one is made whatever became of this.
@@ -34,6 +35,7 @@ from upkeep.backup.retention.operators import BackupFreshnessOperator, BackupRet
 from upkeep.defaults import dag_defaults, postgres_pool
 from upkeep.platforms import Platform, platforms
 from upkeep.report.operators import ReportOperator
+from upkeep.trail.operators import TrailOperator
 from upkeep.watcher import WatcherOperator
 
 PARAMS = {
@@ -102,11 +104,12 @@ def backup(platform: Platform, made: Asset, copied: Asset) -> None:
         freshness = BackupFreshnessOperator(
             task_id="backup_freshness", execution_timeout=timedelta(minutes=10), **after
         )
+        trail = TrailOperator(task_id="trail", execution_timeout=timedelta(minutes=30), **after)
         report = ReportOperator(task_id="report", sections=(), **after)
         watcher = WatcherOperator(task_id="watcher")
         makers >> retention
-        letting_go >> freshness >> report >> watcher
-        [*makers, *letting_go, freshness] >> watcher
+        letting_go >> freshness >> trail >> report >> watcher
+        [*makers, *letting_go, freshness, trail] >> watcher
 
 
 def verification(platform: Platform, part: str, made: Asset, verifies: type[VerifyBackupOperator]) -> None:

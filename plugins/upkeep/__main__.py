@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import sys
@@ -79,6 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     how.add_argument("--release", action="store_true", help="the rules decide again")
     kept.add_argument("--owner", default="", metavar="NAME", help="who answers for it")
     kept.add_argument("--reason", default="", metavar="TEXT", help="why")
+    trail = commands.add_parser("verify-trail", help="whether what the ledger says was done is what was written then")
+    trail.add_argument("--json", action="store_true", help="for machines")
     chosen = parser.parse_args(arguments)
     try:
         if chosen.command in ("silence", "acknowledge"):
@@ -97,6 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if chosen.command == "setup":
             return _setup()
+        if chosen.command == "verify-trail":
+            return _verify_trail(as_json=chosen.json)
         if chosen.command == "schema":
             return _schema(to_screen=chosen.print)
         if chosen.command == "plan":
@@ -129,6 +134,16 @@ def _as_server() -> None:
     os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
     # Its hooks talk to the log of a task; here they would talk into the answer.
     os.environ["AIRFLOW__LOGGING__LOGGING_LEVEL"] = "ERROR"
+
+
+def _verify_trail(*, as_json: bool) -> int:
+    _as_server()
+    from upkeep.trail import by_hand
+
+    said = by_hand.verified()
+    for line in [json.dumps(said, indent=2)] if as_json else by_hand.lines(said, datetime.now(UTC)):
+        print(line)
+    return 0 if said["whole"] else 1
 
 
 # -- plan ----------------------------------------------------------------------------------------------------------

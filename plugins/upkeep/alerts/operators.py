@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class DeliverAlertsOperator(BaseOperator):
     """
     Send every message that is due, remind, look for failed runs of which nobody told and for windows that
-    were missed, and give a sign of life.
+    were missed, seal what is over (docs/trail.md), and give a sign of life.
 
     What waited in the spool while the ledger was down is taken in first.
     """
@@ -27,6 +27,7 @@ class DeliverAlertsOperator(BaseOperator):
         from upkeep.alerts.lifesign import give_sign_of_life
         from upkeep.alerts.tell import deliver_all
         from upkeep.connections import open_ledger, run_of
+        from upkeep.trail.chain import seal
         from upkeep.windows.watch import look_for_missed_windows
 
         try:
@@ -36,6 +37,7 @@ class DeliverAlertsOperator(BaseOperator):
                 # After what waited in the spool was taken in: that explains runs as well.
                 self._reconcile(ledger, run)
                 look_for_missed_windows(ledger, run)
+                self.log.info("%d facts sealed", seal(ledger))
                 self.log.info("sign of life: %s", give_sign_of_life(ledger))
         except UpkeepError as wrong:
             raise AirflowFailException(str(wrong)) from wrong

@@ -138,11 +138,12 @@ class Store:
                 raise
             yield from self.objects(prefix)
 
-    def size(self, key: str) -> int | None:
+    def size(self, key: str, version: str | None = None) -> int | None:
         """In bytes; None when there is no such object."""
+        which = {"VersionId": version} if version else {}
         try:
             with told(self.url(key), "looked at"):
-                return int(self.client.head_object(Bucket=self.bucket, Key=key)["ContentLength"])
+                return int(self.client.head_object(Bucket=self.bucket, Key=key, **which)["ContentLength"])
         except StoreError as refused:
             if refused.code in ("404", "NoSuchKey", "NotFound"):
                 return None
@@ -159,22 +160,27 @@ class Store:
                     code="Differs",
                 )
 
-    def read(self, key: str) -> Iterator[bytes]:
-        """The content, piece by piece. :raises StoreError: not there, or the connection was lost on the way."""
+    def read(self, key: str, version: str | None = None) -> Iterator[bytes]:
+        """
+        The content, piece by piece; of the newest version, or of one.
+
+        :raises StoreError: not there, or the connection was lost on the way.
+        """
         with told(self.url(key), "read"):
-            body = self.client.get_object(Bucket=self.bucket, Key=key)["Body"]
+            which = {"VersionId": version} if version else {}
+            body = self.client.get_object(Bucket=self.bucket, Key=key, **which)["Body"]
             with contextlib.closing(body):
                 yield from body.iter_chunks(CHUNK)
 
-    def get(self, key: str, *, most: int) -> bytes | None:
+    def get(self, key: str, *, most: int, version: str | None = None) -> bytes | None:
         """The content of a small object; None when there is none. :raises StoreError: it has more than ``most``."""
-        if (size := self.size(key)) is None:
+        if (size := self.size(key, version)) is None:
             return None
         if size > most:
             raise StoreError(
                 f"{self.url(key)}: {size:,} bytes, at most {most:,} were expected", hint="that is something else."
             )
-        return b"".join(self.read(key))
+        return b"".join(self.read(key, version))
 
     # -- writing -------------------------------------------------------------------------------------------
 

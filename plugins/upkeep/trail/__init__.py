@@ -1,0 +1,1 @@
+"""Proof that what the ledger says was done is what was written then."""
