@@ -4,8 +4,8 @@ Weekly maintenance of one platform: look, then tell the database's owner what is
 - **Runs** weekly when the platform's maintenance window opens (`windows.weekly`).
 - **Touches** nothing but a canary row in `health`. `statistics` and `settings` read catalogs and counters, and keep in
   the ledger what those stood at, so that the next run tells what happened in between. `capacity` reads the ledger and
-  says what runs out, and when. `backup` restores a random older backup into a throw-away cluster on the worker; `sweep`
-  and `remove` leave nothing of it.
+  says what runs out, and when. `tls` shakes hands with every address behind every name. `backup` restores a random
+  older backup into a throw-away cluster on the worker; `sweep` and `remove` leave nothing of it.
 - **Re-run** any task whenever you like: a run that is repeated compares with the same week again.
 - **If it fails** open the first red task: its last lines say what was found and what to do. Slow queries, idle indexes
   and sizes are told in the report and turn nothing red; a setting that can lose the database does, at P0.
@@ -22,6 +22,7 @@ from upkeep.health.operators import HealthCheckOperator
 from upkeep.platforms import Platform, platforms
 from upkeep.postgres.advice.operators import AdviceOperator
 from upkeep.report.operators import SERVICES, ReportOperator
+from upkeep.security.operators import TlsAuditOperator
 from upkeep.watcher import WatcherOperator
 
 
@@ -48,6 +49,15 @@ def weekly_maintenance(platform: Platform) -> None:
                     platform=platform.name,
                     trigger_rule=TriggerRule.ALL_DONE,
                     execution_timeout=timedelta(minutes=10),
+                )
+            )
+        if platform.certificates:
+            areas.append(
+                TlsAuditOperator(
+                    task_id="tls",
+                    platform=platform.name,
+                    trigger_rule=TriggerRule.ALL_DONE,
+                    execution_timeout=timedelta(minutes=5),
                 )
             )
         report = ReportOperator(

@@ -63,3 +63,28 @@ def test_with_the_scheduler_dead_the_sign_of_life_is_missed_within_five_minutes(
         airflow.start(live.home, timeout_s=120)
     live.deliver()
     assert live.inbox.heartbeats()["a-sign-of-life"]["silent_s"] < 60
+
+
+def test_a_watch_pages_within_a_minute_and_a_half_of_its_look_and_resolves_once(live: Live) -> None:
+    """Before it, at most five minutes pass until the next look: the watch's schedule."""
+    watch, key = "studyspot_health_watch", "studyspot/redis_connect"
+    live.api.wait_for_dags(watch, "alert_delivery")
+    live.deliver()
+    live.inbox.reset()
+
+    def told_of_redis() -> list[str]:
+        return [event["action"] for event in live.inbox.pagerduty() if event["dedup_key"] == key]
+
+    break_it(live.home, "studyspot_redis_down")
+    try:
+        began = time.monotonic()
+        run_id = live.api.trigger(watch)
+        processes.wait_until(lambda: told_of_redis() == ["trigger"], 90, "the page")
+        print(f"paged {time.monotonic() - began:.0f} s after the look began")
+        live.api.wait(watch, run_id)
+    finally:
+        heal_it(live.home, "studyspot_redis_down")
+    # Two good looks in a row end it.
+    for _ in range(2):
+        live.api.wait(watch, live.api.trigger(watch))
+    processes.wait_until(lambda: told_of_redis() == ["trigger", "resolve"], 90, "the resolve")
