@@ -171,7 +171,7 @@ def test_a_single_address_is_the_daily_looks_business_and_its_policy_is_ours() -
 
 
 def of_yesterday() -> tuple[Made, Made]:
-    """With SHA-1, by which no library signs any longer: the last byte of its name is changed, and it is signed again."""
+    """With SHA-1, by which no library signs any longer: its name is changed, and it is signed again."""
     above = made("an old authority", ROOT, key=rsa.generate_private_key(65537, 2048))
     assert isinstance(above.key, rsa.RSAPrivateKey)
     new = made(HOST, above, hosts=[HOST])
