@@ -101,7 +101,7 @@ def each(home: Home) -> Callable[..., Any]:
     return cache(lambda version, kind=PostgresServer: kind(home, version, name=f"{kind.__name__}.{version}".lower()))
 
 
-@pytest.fixture(params=VERSIONS)
+@pytest.fixture(params=[pytest.param(version, marks=pytest.mark.soak if version == 15 else ()) for version in VERSIONS])
 def server(each: Callable[..., Any], request: pytest.FixtureRequest) -> Any:
     """The same test on every version of the file's ``SERVER``; in its database is nothing of an earlier one."""
     return each(request.param, kind_for(request)).empty()

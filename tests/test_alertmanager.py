@@ -320,7 +320,10 @@ def test_the_password_opens_nothing_else_and_the_login_is_needed_everywhere_else
     for path in ("/upkeep/", "/upkeep/findings/", "/upkeep/alertmanager", "/upkeep/metrics"):
         answer = server.program().get(path, headers={"authorization": f"Bearer {PASSWORD}"})
         assert answer.status_code in (401, 403), path
-    assert server.program().get("/upkeep/alertmanager/studyspot").status_code == 405
+    for method in ("GET", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"):
+        path = "/upkeep/alertmanager/studyspot"
+        assert server.program().request(method, path).status_code == 401, method
+        assert server.program("Admin").request(method, path).status_code == 405, method
 
 
 # -- bad input ---------------------------------------------------------------------------------------------

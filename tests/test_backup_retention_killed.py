@@ -156,7 +156,7 @@ def case(home: Home, ledger: Ledger, ledger_conninfo: str, worker: subprocess.Po
         ("the manifest gone", ["delete"]),
         ("half of the data gone", ["delete"]),
         pytest.param("all gone and not on record", ["delete"], marks=pytest.mark.soak),
-        ("on record and not told", ["delete"]),
+        pytest.param("on record and not told", ["delete"], marks=pytest.mark.soak),
         pytest.param("between two backups", ["delete"], marks=pytest.mark.soak),
         pytest.param("marking and not marked", ["mark"], marks=pytest.mark.soak),
         ("marked and not told", ["mark"]),

@@ -200,6 +200,7 @@ sample()
 """
 
 
+@pytest.mark.soak
 def test_killed_in_the_middle_it_has_kept_nothing_and_the_next_run_keeps_all(
     studyspot: Home, surroundings: dict[str, str], ledger: Ledger
 ) -> None:

@@ -135,6 +135,7 @@ class Mute(LocalDriver):
         pass
 
 
+@pytest.mark.soak
 def test_a_standby_that_is_not_promoted_breaks_it_off_and_the_primary_is_back(pair: PairServer, ledger: Ledger) -> None:
     before, old = pair.left(), pair.driver().look().primary
     drill = begin(ledger)

@@ -61,7 +61,7 @@ STEPS = (
     "configured and not started", "started and not seen", "streaming, its slots not dropped",
     "whole, its rows not removed", "clean, and not on record",
 )  # fmt: skip
-FEW = ("the primary dead", "half rewound")
+FEW = ("half rewound",)
 PROMOTED = STEPS[2:]
 
 

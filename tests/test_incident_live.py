@@ -47,6 +47,7 @@ def restarted(live: Live) -> str:
     return str((template["metadata"].get("annotations") or {}).get("kubectl.kubernetes.io/restartedAt", ""))
 
 
+@pytest.mark.soak
 def test_a_yes_restarts_once_and_a_no_nothing(live: Live) -> None:
     before = restarted(live)
     wanted = {"action": "restart", "deployment": "studyspot-web", "symptom": "errors", "severity": "Critical"}

@@ -147,8 +147,8 @@ def test_what_is_down_leaves_the_record_right_and_is_told_once_when_it_is_back(
     ("name", "owner", "function"),
     [
         ("record", "record", "append"),
-        ("pagerduty", "outside", "set_status"),
-        ("slack", "outside", "post_once"),
+        pytest.param("pagerduty", "outside", "set_status", marks=pytest.mark.soak),
+        pytest.param("slack", "outside", "post_once", marks=pytest.mark.soak),
         ("slack", "outside", "archive"),
     ],
 )

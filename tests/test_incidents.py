@@ -126,7 +126,13 @@ STEPS: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("step", STEPS)
+FEW = ("before the page is remembered", "before the summary")
+"""What is tried at every change; the rest in the soak."""
+
+
+@pytest.mark.parametrize(
+    "step", [step if step in FEW else pytest.param(step, marks=pytest.mark.soak) for step in STEPS]
+)
 def test_killed_at_any_step_and_run_again_there_is_one_of_everything(
     inbox: Inbox, ledger: Ledger, ledger_conninfo: str, studyspot: Platform, step: str
 ) -> None:

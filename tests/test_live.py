@@ -139,6 +139,7 @@ def settle(live: Live, *platforms: str) -> None:
     live.deliver()
 
 
+@pytest.mark.soak
 def test_with_everything_hanging_the_last_ledger_row_is_there_within_ten_seconds(live: Live) -> None:
     faults = ("all_endpoints_hang", "kubernetes_hangs", "prometheus_hangs")
     for fault in faults:
@@ -177,6 +178,7 @@ def import_errors(live: Live) -> str:
     return "\n".join(error["stack_trace"] for error in live.api("GET", "/importErrors")["import_errors"])
 
 
+@pytest.mark.soak
 def test_a_ledger_that_is_down_pages_says_its_cure_and_nothing_is_deleted(live: Live) -> None:
     live.inbox.reset()
     logs = sorted((live.home.directory("hosts") / "var/log/studyspot").rglob("*.log"))
@@ -200,6 +202,7 @@ def test_a_ledger_that_is_down_pages_says_its_cure_and_nothing_is_deleted(live: 
     assert told(live, "studyspot/ledger", paging=True) == ["trigger", "resolve"]
 
 
+@pytest.mark.soak
 def test_a_killed_task_alerts_under_its_dag_and_the_next_green_run_resolves(live: Live) -> None:
     import psutil
 

@@ -602,7 +602,7 @@ def kill_in_action(ledger: Ledger, process: subprocess.Popen[bytes], number: int
     return False
 
 
-@pytest.mark.parametrize("number", [1, 2, 3, 4])
+@pytest.mark.parametrize("number", [*(pytest.param(one, marks=pytest.mark.soak) for one in (1, 2, 4)), 3])
 def test_killed_in_any_action_the_next_run_ends_in_the_right_state(
     tmp_path: Path, tree: Path, ledger: Ledger, ledger_conninfo: str, number: int
 ) -> None:

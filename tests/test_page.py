@@ -28,6 +28,8 @@ PATHS = [
     "/upkeep/metrics",
     "/upkeep/reports/shop/shop_daily_maintenance/manual__1/",
     "/upkeep/reports/shop/shop_daily_maintenance/manual__1/report.json",
+    "/upkeep/alertmanager/",
+    "/upkeep/alertmanager/shop/more",
     "/upkeep/docs",
     "/upkeep/openapi.json",
     "/upkeep/there-is-no-such-page",

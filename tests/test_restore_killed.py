@@ -94,7 +94,7 @@ STEPS = (
     "compared and not asked", "erased again and not committed", "erased again and not on record", "about to rename",
     "between the renames", "renamed and not on record",
 )  # fmt: skip
-FEW = ("made and not marked", "erased again and not on record", "between the renames")  # fmt: skip
+FEW = ("erased again and not on record", "between the renames")
 
 
 class Worker:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -77,11 +77,11 @@ def render(
     facts = drill.facts
     page = (
         environment()
-        .get_template("drill.html")
+        .get_template("drill/report.html")
         .render(
             drill=drill,
             platform=platform,
-            title=TITLES.get((drill.act, drill.scenario), f"{drill.act} {drill.scenario}"),
+            title=title_of(drill.act, drill.scenario),
             verdict=verdict(drill),
             verdicts=[(drill.verdicts[part], name, meaning) for part, name, meaning in VERDICTS],
             bars=bars(drill),
@@ -111,9 +111,18 @@ def render(
 
 def verdict(drill: Drill) -> str:
     """``ok``, ``failed`` or ``unknown``."""
-    if drill.passed:
-        return "ok"
-    return "failed" if "failed" in drill.verdicts.values() else "unknown"
+    return judged_by(drill.verdicts.values())
+
+
+def judged_by(verdicts: Iterable[str]) -> str:
+    """What three verdicts come to."""
+    said = set(verdicts)
+    return "ok" if said == {"passed"} else "failed" if "failed" in said else "unknown"
+
+
+def title_of(act: str, scenario: str) -> str:
+    """For people: ``Failover after the loss of the primary``."""
+    return TITLES.get((act, scenario), f"{act} {scenario}")
 
 
 def bars(drill: Drill) -> list[Bar]:

@@ -45,12 +45,13 @@ def guard(app: FastAPI, by_password: str) -> None:
     """
     Nobody without a login learns even which addresses exist; every answer carries ``HEADERS``.
 
-    :param by_password: what is below this path asks for a password of its own.
+    :param by_password: what is sent below this path asks for a password of its own.
     """
 
     @app.middleware("http")
     async def log_in_first(request: Request, call_next: Any) -> Response:
-        asks_itself = request.url.path.startswith(f"{airflow_path(request)}/upkeep{by_password}")
+        below = request.url.path.startswith(f"{airflow_path(request)}/upkeep{by_password}")
+        asks_itself = below and request.method == "POST"
         refusal = None if asks_itself else await _refusal(request)
         response = refusal or await call_next(request)
         response.headers.update(HEADERS)

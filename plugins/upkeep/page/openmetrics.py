@@ -11,7 +11,7 @@ from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, genera
 
 from upkeep.capacity.forecasts import newest_of
 from upkeep.ledger import Ledger
-from upkeep.page import backups, now, windows
+from upkeep.page import backups, drills, now, windows
 from upkeep.page.ask import ask
 from upkeep.page.views import STRIP_DAYS, Reader
 
@@ -36,6 +36,7 @@ def text(ledger: Ledger, reader: Reader, at: datetime, zone: str) -> bytes:
             *_windows(ledger, reader, at, zone),
             *_backups(ledger, reader, at),
             *_capacity(ledger, reader, at),
+            *_drills(ledger, reader),
         ]
     )
     # Its signature has no types.
@@ -140,6 +141,33 @@ def _capacity(ledger: Ledger, reader: Reader, at: datetime) -> Iterator[GaugeMet
         ),
         unit="seconds",
     )
+
+
+def _drills(ledger: Ledger, reader: Reader) -> Iterator[GaugeMetricFamily]:
+    rows = drills.rehearsed(ledger, [platform.name for platform in reader.platforms if platform.recovery])
+    labels = ["platform", "act", "scenario"]
+    yield _gauge(
+        "drill_timestamp",
+        "When the newest drill of this kind began.",
+        [*labels, "state"],
+        (([one.platform, one.act, one.scenario, one.state], one.at.timestamp()) for one in rows),
+        unit="seconds",
+    )
+    for name, said in (
+        ("rto", "So long the newest drill of this kind took to recover."),
+        ("rpo", "So much of the newest data the newest drill of this kind lost."),
+    ):
+        yield _gauge(
+            f"drill_{name}",
+            said,
+            labels,
+            (
+                ([one.platform, one.act, one.scenario], one.newest[f"{name}_s"])
+                for one in rows
+                if one.newest[f"{name}_s"] is not None
+            ),
+            unit="seconds",
+        )
 
 
 def _gauge(

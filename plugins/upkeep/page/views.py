@@ -14,7 +14,7 @@ from upkeep.findings import Severity
 from upkeep.incident.record import Incident, find, incident_of, tampered, timeline
 from upkeep.ledger import Ledger
 from upkeep.ledger.jsonb import text
-from upkeep.page import backups, now, windows
+from upkeep.page import backups, drills, now, windows
 from upkeep.page.ask import ask, by_platform
 from upkeep.platforms import Platform
 from upkeep.windows.timetable import timetable
@@ -97,6 +97,7 @@ def one(ledger: Ledger, reader: Reader, platform: Platform, at: datetime, zone: 
         "proof": backups.proofs(ledger, [platform], at).get(platform.name),
         "backups": ask(ledger, "backup_list", platform=platform.name, most=MOST_BACKUPS) if platform.backup else [],
         "runs_out": outlooks.left(ledger, platform.name, at) if platform.capacity else [],
+        "drills": _drills(ledger, reader, platform) if platform.recovery else [],
         "incidents": _named(ask(ledger, "incidents", platforms=names, most=10), reader),
         "reports": _reports(reader, ask(ledger, "reports", platforms=names)),
     }
@@ -207,15 +208,24 @@ def _named(rows: list[dict[str, Any]], reader: Reader) -> list[dict[str, Any]]:
     return rows
 
 
-def _reports(reader: Reader, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Of the Dags that may be read, the newest first, with their address below the page's."""
+def _drills(ledger: Ledger, reader: Reader, platform: Platform) -> list[dict[str, Any]]:
+    """With the address of each newest one's page, where it may be read."""
     return [
         {
-            **row,
-            "href": "reports/"
-            + "/".join(quote(part, safe="") for part in (row["platform"], row["dag_id"], row["run_id"]))
-            + "/",
+            "drill": one,
+            "href": f"{_report(one.newest)}drill-{quote(one.newest['task_id'], safe='')}.html"
+            if one.newest["dag_id"] in reader.dag_ids
+            else "",
         }
-        for row in rows
-        if row["dag_id"] in reader.dag_ids
+        for one in drills.rehearsed(ledger, [platform.name])
     ]
+
+
+def _report(row: Mapping[str, Any]) -> str:
+    """Below the page's own address."""
+    return "reports/" + "/".join(quote(row[part], safe="") for part in ("platform", "dag_id", "run_id")) + "/"
+
+
+def _reports(reader: Reader, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Of the Dags that may be read, the newest first, with their address below the page's."""
+    return [{**row, "href": _report(row)} for row in rows if row["dag_id"] in reader.dag_ids]
