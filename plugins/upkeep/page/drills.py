@@ -31,6 +31,7 @@ class Rehearsed:
     """Its row."""
 
     plots: Sequence[dict[str, Any]]
+    """Where there are two drills or more: one point is in the table already."""
 
     @property
     def at(self) -> datetime:
@@ -55,5 +56,5 @@ def _kind(platform: str, act: str, scenario: str, rows: list[dict[str, Any]]) ->
         title=title_of(act, scenario),
         state=judged_by(newest[f"{part}_verdict"] for part in ("act", "validation", "cleanup")),
         newest=newest,
-        plots=[plot for name in ("rto", "rpo") if (plot := draw(rows[::-1], name))],
+        plots=[plot for name in ("rto", "rpo") if (plot := draw(rows[::-1], name)) and plot["count"] > 1],
     )
