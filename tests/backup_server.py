@@ -13,11 +13,11 @@ from sandbox.home import Home
 from tests.postgres_server import PostgresServer
 from tests.retention_server import bucket
 from upkeep.backup import dump, programs, verification
-from upkeep.backup.encryption import Key
+from upkeep.backup.encryption import AesKey, Key
 from upkeep.backup.manifest import Manifest, Object, commit, folder, new_id
 from upkeep.backup.store import Store
 
-KEY, OTHER_KEY = Key(b"k" * 32), Key(b"o" * 32)
+KEY, OTHER_KEY = AesKey(b"k" * 32), AesKey(b"o" * 32)
 
 DATA = """
 create type mood as enum ('fine', 'tired');

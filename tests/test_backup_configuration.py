@@ -23,14 +23,14 @@ from upkeep.backup.configuration import archive, collect, work
 from upkeep.backup.configuration.collect import Member, Notes
 from upkeep.backup.configuration.secrets import cleaned, without_in
 from upkeep.backup.configuration.work import ArchiveError, Job, Made
-from upkeep.backup.encryption import DecryptionError, Key
+from upkeep.backup.encryption import AesKey, DecryptionError, Key
 from upkeep.backup.manifest import committed, folder
 from upkeep.backup.reading import Objects, plain
 from upkeep.backup.store import Store
 from upkeep.health.kubernetes import Api, NotAnswered
 from upkeep.ledger import Ledger
 
-KEY = Key(b"k" * 32)
+KEY = AesKey(b"k" * 32)
 PASSWORD = "hunter2hunter2"
 
 
@@ -160,7 +160,7 @@ def test_encrypted_everything_is_there_and_only_with_the_key(host: Host) -> None
     assert got is not None
     assert PASSWORD in got.content.decode()
     with pytest.raises(DecryptionError, match="was encrypted with key"):
-        archive.fetch(host.store, made.manifest, Key(b"w" * 32), "hosts/etc/app/.pgpass")
+        archive.fetch(host.store, made.manifest, AesKey(b"w" * 32), "hosts/etc/app/.pgpass")
     assert host.backup(KEY).changes.changed == [], "the index is read with the key as well"
 
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as some
 
 from upkeep.backup import compression, encryption
 from upkeep.backup.compression import CompressionError
-from upkeep.backup.encryption import HEADER, TAG, DecryptionError, Key
+from upkeep.backup.encryption import HEADER, TAG, AesKey, DecryptionError, Key
 from upkeep.errors import SettingsError
 
-KEY = Key(b"k" * 32)
+KEY = AesKey(b"k" * 32)
 FRAME = 100
 
 
@@ -69,7 +69,7 @@ def test_an_encrypted_stream_is_neither_cut_nor_changed_nor_moved_unnoticed(size
 
 
 def test_a_wrong_or_missing_key_says_so() -> None:
-    other = Key(b"o" * 32)
+    other = AesKey(b"o" * 32)
     said = rf"encrypted with key {KEY.id}, and the connection holds key {other.id}(.|\n)*HINT: put that key"
     with pytest.raises(DecryptionError, match=said):
         opened(locked(b"x"), other)

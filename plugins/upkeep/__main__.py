@@ -361,6 +361,11 @@ def _look(need: needs.Need) -> partial[list[Outcome]]:
         from upkeep.drill.reach import driver
 
         return partial(failover.look, driver(platform), conn_id)
+    if need.kind == "key" and platform.backup is not None:
+        from upkeep.doctor import keys
+
+        found = connections.connection(conn_id)
+        return partial(keys.look, platform.backup.encryption, found.login or "", found.password or "", conn_id)
     if need.kind == "cdn" and platform.cdn is not None:
         return partial(channels.cdn, connections.cdn_access(conn_id, platform.cdn.api), conn_id)
     if need.kind == "kafka" and platform.kafka is not None:

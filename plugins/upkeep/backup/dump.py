@@ -79,7 +79,7 @@ def dump(job: Job, choose: Callable[[int], Programs]) -> Made:
                 manifest.Object(role=role, key=one.key, bytes=one.bytes, sha256=one.sha256) for role, one in made
             ),
             compression="archive" if packed else "gzip",
-            encryption=manifest.Encryption(method="aes-256-gcm", key_id=job.key.id) if job.key else None,
+            encryption=manifest.Encryption(method=job.key.method, key_id=job.key.id) if job.key else None,
             database=database,
             dag_id=job.dag_id,
             run_id=job.run_id,

@@ -160,7 +160,7 @@ class Object(_Part):
 
 
 class Encryption(_Part):
-    method: Literal["aes-256-gcm"]
+    method: Literal["aes-256-gcm", "age"]
     key_id: str
     """Names the key without telling anything about it; see ``upkeep.backup.encryption``."""
 

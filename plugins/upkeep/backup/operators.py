@@ -73,16 +73,23 @@ class BackupBase(PostgresOperator):
         :param needed: False where a backup may be older than encryption: no key is then no error yet.
         :raises SettingsError: there is none, or it is no key.
         """
-        from upkeep.backup.encryption import key
+        from upkeep.backup.encryption import age_key, key
         from upkeep.connections import connection
 
         conn_id = self.subject.conn("backup_key")
         try:
-            return key(connection(conn_id).password or "", conn_id)
+            found = connection(conn_id)
+            if self.rules.encryption == "age":
+                return age_key(found.login or "", found.password or "", conn_id)
+            return key(found.password or "", conn_id)
         except SettingsError:
             if needed:
                 raise
             return None
+
+    def key_to_write(self) -> Key | None:
+        """None: the platform does not encrypt. :raises SettingsError: it does, and there is no key."""
+        return None if self.rules.encryption == "none" else self.key(needed=True)
 
     def give_up(self, context: Context, run: Run, check: str, part: str, failed: Exception, *, hint: str) -> None:
         """
@@ -125,14 +132,12 @@ class BackupDatabaseOperator(BackupBase):
         from upkeep.settings import settings
 
         store, prefix = self.store(), self.database.prefix
-        if self.rules.encryption == "age":
-            raise SettingsError("backup.encryption: age is not there yet", hint="use aes-256-gcm.")
         job = dump.Job(
             platform=run.platform,
             conninfo=self.conninfo(),
             store=store,
             prefix=prefix,
-            key=self.key(needed=True) if self.rules.encryption == "aes-256-gcm" else None,
+            key=self.key_to_write(),
             dag_id=run.dag_id,
             run_id=run.run_id,
         )

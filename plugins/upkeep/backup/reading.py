@@ -18,7 +18,7 @@ from typing import IO
 from upkeep.backup import compression, encryption
 from upkeep.backup.compression import CompressionError
 from upkeep.backup.dump import ARCHIVE
-from upkeep.backup.encryption import DecryptionError, Key
+from upkeep.backup.encryption import DecryptionError, Key, WrongKeyError
 from upkeep.backup.faults import Fault, some
 from upkeep.backup.manifest import Manifest, Object, Table
 from upkeep.backup.programs import Programs, command
@@ -50,7 +50,7 @@ def look(store: Store, manifest: Manifest, key: Key | None, programs: Programs |
                 if contents:
                     contents.feed(piece)
         except DecryptionError as unread:
-            kind = "key" if "encrypted with key" in unread.message else "unreadable"
+            kind = "key" if isinstance(unread, WrongKeyError) else "unreadable"
             opened.append(Fault(kind, f"{role} cannot be decrypted: {unread.message}"))  # type: ignore[arg-type]
         except CompressionError as unread:
             opened.append(Fault("unreadable", f"{role} cannot be decompressed: {unread.message}"))

@@ -10,7 +10,7 @@ from upkeep.platforms import Platform
 
 Kind = Literal[
     "ledger", "pagerduty", "pagerduty_rest", "slack", "smtp", "airflow_api", "heartbeat",
-    "postgres", "owner", "redis", "kafka", "kubernetes", "s3", "cdn", "failover", "alertmanager",
+    "postgres", "owner", "redis", "kafka", "kubernetes", "s3", "cdn", "failover", "alertmanager", "key",
 ]  # fmt: skip
 
 
@@ -52,6 +52,7 @@ FORM = {
     "pagerduty": "PagerDuty Events; password = the integration's routing key",
     "cdn": 'HTTP; password = an API token that may purge the cache, extra = {"zone": "the zone\'s id"}',
     "alertmanager": "HTTP; password = what Alertmanager sends as its bearer token, e.g. of `openssl rand -hex 32`",
+    "key": "any type; password = the key, as docs/security.md says; with age, login = the recipients",
     "slack": "Slack API; password = the bot's token, scope chat:write",
 }
 """What such a connection looks like in Airflow."""
@@ -93,6 +94,8 @@ def own(platform: Platform) -> Iterator[Need]:
         if platform.backup.files is not None:
             yield Need(platform.conn("s3"), "s3", platform, bucket=platform.backup.files.bucket)
         yield Need(platform.conn("backup_s3"), "s3", platform, bucket=platform.backup.bucket, writes=True)
+        if platform.backup.encryption != "none":
+            yield Need(platform.conn("backup_key"), "key", platform)
     if platform.recovery is not None and platform.recovery.drill.failover == "streaming":
         yield Need(platform.conn("failover"), "failover", platform, without="no failover can be rehearsed")
 

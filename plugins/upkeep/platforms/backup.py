@@ -158,7 +158,10 @@ class Backup(Section):
     """Archive of what the platform is made from."""
 
     encryption: Literal["none", "aes-256-gcm", "age"] = "none"
-    """Before upload, with the key of connection ``{platform}_backup_key``."""
+    """
+    Before upload, by connection ``{platform}_backup_key``: with aes-256-gcm its password is the key; with age its login
+    is the recipients and its password an identity, which only workers that verify and restore need.
+    """
 
     keep_verified: int = Field(default=7, ge=1, le=1000)
     """So many content-verified database backups are kept whatever their age; the newest always is."""

@@ -53,9 +53,7 @@ class BackupConfigurationOperator(BackupBase):
         from upkeep.findings import judged
         from upkeep.health.kubernetes import NotAnswered
 
-        if self.rules.encryption == "age":
-            raise SettingsError("backup.encryption: age is not there yet", hint="use aes-256-gcm.")
-        key = self.key(needed=True) if self.rules.encryption == "aes-256-gcm" else None
+        key = self.key_to_write()
         notes = Notes()
         job = work.Job(
             platform=run.platform,

@@ -101,7 +101,7 @@ def make(job: Job, members: Iterable[Member]) -> Made:
             finished=datetime.now(UTC),
             objects=tuple(objects),
             compression="gzip",
-            encryption=manifests.Encryption(method="aes-256-gcm", key_id=job.key.id) if job.key else None,
+            encryption=manifests.Encryption(method=job.key.method, key_id=job.key.id) if job.key else None,
             facts={
                 "digest": tar.digest.hexdigest(),
                 "members": len(tar.index),

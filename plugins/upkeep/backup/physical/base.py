@@ -80,7 +80,7 @@ def take(
             finished=datetime.now(UTC),
             objects=objects(sent.written),
             compression="gzip",
-            encryption=manifest.Encryption(method="aes-256-gcm", key_id=job.key.id) if job.key else None,
+            encryption=manifest.Encryption(method=job.key.method, key_id=job.key.id) if job.key else None,
             cluster=_cluster(found, programs, sent.files),
             facts=facts,
             dag_id=job.dag_id,

@@ -31,15 +31,14 @@ class ClusterBase(BackupBase):
     """What both makers share."""
 
     def job(self, run: Run) -> Job:
-        from upkeep.backup.physical.source import Job, refuse_age
+        from upkeep.backup.physical.source import Job
 
-        refuse_age(self.rules.encryption)
         return Job(
             platform=run.platform,
             conninfo=self.conninfo(),
             store=self.store(),
             prefix=self.cluster.prefix,
-            key=self.key(needed=True) if self.rules.encryption == "aes-256-gcm" else None,
+            key=self.key_to_write(),
             slot=self.cluster.slot,
             dag_id=run.dag_id,
             run_id=run.run_id,

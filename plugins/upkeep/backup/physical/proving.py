@@ -16,7 +16,7 @@ from pathlib import Path
 
 from upkeep.backup import content, manifest, reading, restoring
 from upkeep.backup.compression import CompressionError
-from upkeep.backup.encryption import DecryptionError
+from upkeep.backup.encryption import DecryptionError, WrongKeyError
 from upkeep.backup.faults import Fault
 from upkeep.backup.manifest import Manifest, ManifestError
 from upkeep.backup.physical import archive, members, segments
@@ -74,7 +74,7 @@ def look(subject: Subject, one: Manifest) -> tuple[list[Fault], int]:
                 if role in (BASE, ROLE):
                     scanner.feed(piece)
         except DecryptionError as unread:
-            kind = "key" if "encrypted with key" in unread.message else "unreadable"
+            kind = "key" if isinstance(unread, WrongKeyError) else "unreadable"
             opened.append(Fault(kind, f"{one.id}: {role} cannot be decrypted: {unread.message}"))  # type: ignore[arg-type]
         except CompressionError as unread:
             opened.append(Fault("unreadable", f"{one.id}: {role} cannot be decompressed: {unread.message}"))

@@ -20,7 +20,7 @@ from typing import Any
 
 from upkeep.backup import programs, reading, scratch
 from upkeep.backup.compression import CompressionError
-from upkeep.backup.encryption import DecryptionError
+from upkeep.backup.encryption import DecryptionError, WrongKeyError
 from upkeep.backup.faults import Fault
 from upkeep.backup.manifest import Cluster, Manifest
 from upkeep.backup.physical import archive, segments
@@ -211,7 +211,7 @@ def _unpack(raw: reading.Objects, one: Manifest, subject: Subject, role: str, in
         with tarfile.open(fileobj=io.BufferedReader(file, BUFFER), mode="r|", bufsize=BUFFER) as tar:
             tar.extractall(into, filter="data")
     except DecryptionError as unread:
-        kind = "key" if "encrypted with key" in unread.message else "unreadable"
+        kind = "key" if isinstance(unread, WrongKeyError) else "unreadable"
         return [Fault(kind, f"{one.id}: {role} cannot be decrypted: {unread.message}")]  # type: ignore[arg-type]
     except CompressionError as unread:
         return [Fault("unreadable", f"{one.id}: {role} cannot be decompressed: {unread.message}")]

@@ -12,7 +12,7 @@ from upkeep.backup.content import query
 from upkeep.backup.encryption import Key
 from upkeep.backup.physical.lsn import number
 from upkeep.backup.store import Store
-from upkeep.errors import SettingsError, UpkeepError
+from upkeep.errors import UpkeepError
 from upkeep.postgres.session import Connection, connect
 
 BASES, LOG = "base/", "wal/"
@@ -165,9 +165,3 @@ def history(conninfo: str, timeline: int) -> list[tuple[int, int]]:
     content = row[1] if isinstance(row[1], str) else bytes(row[1]).decode()
     lines = [line.split() for line in content.splitlines() if line.strip() and not line.startswith("#")]
     return [(int(words[0]), number(words[1])) for words in lines]
-
-
-def refuse_age(encryption: str) -> None:
-    """:raises SettingsError: a way to encrypt that is not there yet."""
-    if encryption == "age":
-        raise SettingsError("backup.encryption: age is not there yet", hint="use aes-256-gcm.")

@@ -139,7 +139,7 @@ def _stretch(job: Job, found: Source, programs: Programs, begin: Segment, goal: 
             finished=datetime.now(UTC),
             objects=base.objects(written),
             compression="gzip",
-            encryption=manifest.Encryption(method="aes-256-gcm", key_id=job.key.id) if job.key else None,
+            encryption=manifest.Encryption(method=job.key.method, key_id=job.key.id) if job.key else None,
             cluster=Cluster(
                 **base.described(found, programs),
                 timeline=last.timeline,
