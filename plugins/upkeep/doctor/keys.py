@@ -23,7 +23,7 @@ def look(method: str, login: str, password: str, conn_id: str) -> list[Outcome]:
             note(
                 "key",
                 conn_id,
-                f"recipients of age, and no identity: backups are made, none can be verified or restored here",
+                "recipients of age, and no identity: backups are made, none can be verified or restored here",
                 "put an identity into the password where backups are verified",
             )
         ]
