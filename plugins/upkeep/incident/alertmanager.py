@@ -25,10 +25,14 @@ from upkeep.ledger import Ledger
 from upkeep.ledger.run import Connection
 from upkeep.platforms import Platform
 from upkeep.platforms.alerting import Alertmanager
+from upkeep.platforms.base import format_duration
 
 ACTOR = "Alertmanager"
 KIND = "alerts"
 """Of its lines in the timeline."""
+
+STORM = "alertmanager storm"
+"""Key of the one incident that takes in what comes in a storm."""
 
 LEAST_PASSWORD = 16
 """Letters of the password that stands alone before all this; nobody types it."""
@@ -131,8 +135,15 @@ def take_in(ledger: Ledger, platform: Platform, policy: Alertmanager, group: Gro
     worst = min((_severity(platform, policy, alert) for alert in firing), key=list(Severity).index)
     first = next(alert for alert in firing if _severity(platform, policy, alert) == worst)
     title = f"{first.name}: {first.summary}" if first.summary else first.name
+    with ledger.transaction() as connection:
+        known = _standing(connection, platform, group)
+        storm = known is None and _storms(connection, platform)
+    key = known["key"] if known else STORM if storm else _key(group)
+    if key == STORM:
+        most, within = platform.alerts.storm, format_duration(platform.alerts.storm_within)
+        title = f"More than {most} groups of alerts of Prometheus within {within}"
     incident, new = declare(
-        ledger, platform, worst, title, actor=ACTOR, key=_key(group), description=_described(firing, group.left_out)
+        ledger, platform, worst, title, actor=ACTOR, key=key, description=_described(firing, group.left_out)
     )
     with ledger.transaction() as connection:
         raised = _raise(connection, incident, worst)
@@ -145,14 +156,35 @@ def take_in(ledger: Ledger, platform: Platform, policy: Alertmanager, group: Gro
 def _over(ledger: Ledger, platform: Platform, group: Group, grave: list[Alert]) -> Taken:
     """Nothing of the group that counts fires any longer."""
     with ledger.transaction() as connection:
-        row = connection.execute(
-            "select * from incidents where platform = %s and key = %s and state = any(%s) for update",
-            [platform.name, _key(group), list(AT_WORK)],
-        ).fetchone()
+        row = _standing(connection, platform, group)
         if row is None:
             return Taken(said="nothing was open" if grave else "too mild for an incident")
         _tell(connection, platform, row["id"], group, [])
     return Taken(said=f"told {row['id']} that it fires no longer", incident=incident_of(row))
+
+
+def _standing(connection: Connection, platform: Platform, group: Group) -> dict[str, Any] | None:
+    """The group's incident that is at work: its own, or the storm's that told of it."""
+    return connection.execute(
+        "select i.* from incidents as i where platform = %(platform)s and state = any(%(at_work)s) and (key = %(key)s"
+        " or key = %(storm)s and exists (select from timeline as t where t.incident_id = i.id and t.kind = %(kind)s"
+        " and t.facts ->> 'group' = %(group)s)) order by key = %(key)s desc limit 1",
+        {
+            "platform": platform.name, "at_work": list(AT_WORK), "key": _key(group), "storm": STORM, "kind": KIND,
+            "group": _digest(group.key),
+        },
+    ).fetchone()  # fmt: skip
+
+
+def _storms(connection: Connection, platform: Platform) -> bool:
+    """Whether so many have been declared just now that one more would only hide them."""
+    row = connection.execute(
+        "select count(*) as declared from incidents where platform = %s and key like 'alertmanager %%'"
+        " and declared_at > clock_timestamp() - %s",
+        [platform.name, platform.alerts.storm_within],
+    ).fetchone()
+    assert row is not None
+    return bool(row["declared"] >= platform.alerts.storm)
 
 
 def _severity(platform: Platform, policy: Alertmanager, alert: Alert) -> Severity:
@@ -163,7 +195,11 @@ def _severity(platform: Platform, policy: Alertmanager, alert: Alert) -> Severit
 
 def _key(group: Group) -> str:
     """The incident's key: the group's own, as long as a key may be."""
-    return f"alertmanager {hashlib.sha256(group.key.encode()).hexdigest()[:16]} {cut(group.key, 400)}"
+    return f"alertmanager {_digest(group.key)} {cut(group.key, 400)}"
+
+
+def _digest(said: str) -> str:
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 def _described(alerts: list[Alert], left_out: int) -> str:
@@ -190,12 +226,18 @@ def _tell(connection: Connection, platform: Platform, id: str, group: Group, fir
     # Two replicas may say it in the same moment.
     connection.execute("select 1 from incidents where id = %s for update", [id])
     last = connection.execute(
-        "select facts from timeline where incident_id = %s and kind = %s order by number desc limit 1", [id, KIND]
+        "select facts from timeline where incident_id = %s and kind = %s and facts ->> 'group' = %s"
+        " order by number desc limit 1",
+        [id, KIND, _digest(group.key)],
     ).fetchone()
     now = sorted(alert.fingerprint for alert in firing)
-    digest = hashlib.sha256(" ".join(now).encode()).hexdigest()[:16]
+    digest = _digest(" ".join(now))
     if last is not None and last["facts"].get("firing") == digest:
         return
-    facts: dict[str, Any] = {"firing": digest, "count": len(now), "receiver": group.receiver, "url": group.url}
-    said = f"{len(now)} firing\n{_described(firing, group.left_out)}" if now else "nothing of it fires any longer"
+    facts: dict[str, Any] = {
+        "group": _digest(group.key), "firing": digest, "count": len(now), "receiver": group.receiver, "url": group.url,
+    }  # fmt: skip
+    said = f"{len(now)} firing\n{_described(firing, group.left_out)}"
+    if not now:
+        said = f"nothing of it fires any longer: {cut(group.key, 500)}"
     append(connection, id, ACTOR, KIND, redact(said, platform.alerts.personal), facts)
