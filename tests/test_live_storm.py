@@ -47,6 +47,10 @@ DAGS = """
     BROKEN = Path(__file__).with_name("broken")
 
 
+    def sleep():
+        time.sleep(120)
+
+
     class Look(PlatformOperator):
         def __init__(self, *, number: int, **kwargs):
             super().__init__(**kwargs)
@@ -64,7 +68,7 @@ DAGS = """
                 Look.partial(task_id="look", platform="stormy").expand(number=list(range(50)))
             slow = dag_defaults(platform, "weekly") | {"dag_id": "stormy_sleeps"}
             with DAG(**slow, dagrun_timeout=timedelta(seconds=10)):
-                task(task_id="sleep")(time.sleep)(120)
+                task(task_id="sleep")(sleep)()
 """
 
 
