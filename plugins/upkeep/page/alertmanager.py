@@ -7,6 +7,7 @@ FastAPI reads annotations.
 
 import base64
 import binascii
+import re
 import secrets
 from collections.abc import Mapping
 from typing import Any
@@ -25,8 +26,8 @@ from upkeep.platforms.alerting import Alertmanager
 
 inbound = APIRouter()
 
-PREFIX = "/alertmanager/"
-"""Below the page's own path; its routes ask for the password themselves."""
+PATH = re.compile(r"/alertmanager/[^/]+")
+"""Below the page's own path; what is sent there is asked for the password here."""
 
 MOST_BYTES = 4_000_000
 """A group of some thousand alerts; `max_alerts` in Alertmanager keeps it smaller."""
@@ -34,7 +35,7 @@ MOST_BYTES = 4_000_000
 RESPONSE = "incident_response"
 
 
-@inbound.post(PREFIX + "{name}")
+@inbound.post("/alertmanager/{name}")
 async def deliver(request: Request, name: str) -> Response:
     known = await run_in_threadpool(_admitted, name, request.headers.get("authorization", ""))
     if known is None:

@@ -23,7 +23,7 @@ from upkeep.connections import open_ledger
 from upkeep.incident.states import IncidentError
 from upkeep.ledger import Ledger, waivers
 from upkeep.page import openmetrics, views
-from upkeep.page.alertmanager import PREFIX, inbound
+from upkeep.page.alertmanager import PATH, inbound
 from upkeep.page.guard import airflow_path, form_of, form_token, guard, user_of, with_token
 from upkeep.page.shared import Shared
 from upkeep.platforms import Platform, read_all
@@ -49,7 +49,7 @@ LENGTHS = {"1d": "a day", "7d": "a week", "14d": "two weeks", "30d": "30 days", 
 def build_app() -> FastAPI:
     # FastAPI's own documentation pages would name what there is.
     app = FastAPI(title="Upkeep", docs_url=None, redoc_url=None, openapi_url=None)
-    guard(app, PREFIX)
+    guard(app, PATH)
     app.include_router(inbound)
     app.include_router(reports)
     app.include_router(pages)

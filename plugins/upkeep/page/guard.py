@@ -41,17 +41,17 @@ MOST_FORM_BYTES = 20_000
 TITLES = {401: "Not logged in", 403: "Not for you", 404: "There is nothing here", 409: "That cannot be done"}
 
 
-def guard(app: FastAPI, by_password: str) -> None:
+def guard(app: FastAPI, by_password: re.Pattern[str]) -> None:
     """
     Nobody without a login learns even which addresses exist; every answer carries ``HEADERS``.
 
-    :param by_password: what is sent below this path asks for a password of its own.
+    :param by_password: what is sent to such a path, and to no other, is asked for a password of its own.
     """
 
     @app.middleware("http")
     async def log_in_first(request: Request, call_next: Any) -> Response:
-        below = request.url.path.startswith(f"{airflow_path(request)}/upkeep{by_password}")
-        asks_itself = below and request.method == "POST"
+        path = request.url.path.removeprefix(f"{airflow_path(request)}/upkeep")
+        asks_itself = request.method == "POST" and by_password.fullmatch(path)
         refusal = None if asks_itself else await _refusal(request)
         response = refusal or await call_next(request)
         response.headers.update(HEADERS)
