@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -98,8 +99,11 @@ def test_an_older_one_is_drawn_by_lot_and_the_same_again(server: BackupServer, l
     first = server.back_up().id
     with pytest.raises(AirflowSkipException, match="there is no older backup yet"):
         rehearse("older")
-    # Those of one second are in the order of their ids.
-    ids = sorted([first, *(server.back_up().id for _ in range(3))])
+    ids = [first]
+    for _ in range(3):
+        # Those of one second are in no order.
+        time.sleep(1)
+        ids.append(server.back_up().id)
     rehearse("older")
     used = row(ledger)["facts"]["used"]["backup"]
     assert used in ids[:3]
